@@ -1,0 +1,39 @@
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport uint8_t, uint64_t
+
+# RFC 6455 section 5.2: opcodes.
+cdef enum:
+    OPCODE_CONTINUATION = 0x0
+    OPCODE_TEXT = 0x1
+    OPCODE_BINARY = 0x2
+    OPCODE_CLOSE = 0x8
+    OPCODE_PING = 0x9
+    OPCODE_PONG = 0xA
+
+cdef enum:
+    MAX_HEADER_BYTES = 10           # server frames carry no mask (section 5.1)
+    MAX_CONTROL_PAYLOAD_BYTES = 125  # section 5.5
+    MAX_CONTROL_FRAME_BYTES = 127
+
+
+cdef struct Payload:
+    # A borrowed view of a message's bytes: valid between `acquire_payload` and `release_payload`, and only
+    # while the message itself is alive.
+    const uint8_t* data
+    Py_ssize_t len
+    uint8_t opcode          # TEXT for str, BINARY for a buffer
+    bint has_view           # `view` must be released
+    Py_buffer view
+
+
+cdef int acquire_payload(object message, object text, Payload* payload) except -1
+cdef void release_payload(Payload* payload) noexcept
+
+cdef Py_ssize_t header_len(uint64_t payload_len) noexcept nogil
+cdef Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil
+cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_t payload_len) noexcept nogil
+
+cdef bytes make_frame(uint8_t opcode, const uint8_t* data, Py_ssize_t payload_len)
+cpdef bytes encode(object message, object text=*, Py_ssize_t max_message_bytes=*)
+cpdef bytes encode_close(int code, str reason=*)
+cpdef bint is_sendable_close_code(int code) noexcept

@@ -1,0 +1,72 @@
+"""Everything fastbcast raises on purpose.
+
+    FastbcastError
+    ├── MessageTooBig (ValueError)      publish, send: the message is above max_message_bytes
+    ├── WrongThread (RuntimeError)      a method of the loop's thread was called from another
+    ├── PublishQueueFull                publish_threadsafe: the loop does not keep up
+    └── Reject                          raised BY an authorize hook, to refuse a client
+
+An exception carries its facts as attributes; its text is made from them.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+__all__ = ["FastbcastError", "MessageTooBig", "PublishQueueFull", "Reject", "WrongThread"]
+
+
+class FastbcastError(Exception):
+    """Base of all exceptions of this package."""
+
+
+class MessageTooBig(FastbcastError, ValueError):
+    """A message is larger than the channel allows."""
+
+    def __init__(self, message_bytes: int, max_message_bytes: int) -> None:
+        super().__init__(message_bytes, max_message_bytes)
+        self.message_bytes = message_bytes
+        self.max_message_bytes = max_message_bytes
+
+    def __str__(self) -> str:
+        return f"message of {self.message_bytes} bytes is above max_message_bytes={self.max_message_bytes}"
+
+
+class WrongThread(FastbcastError, RuntimeError):
+    """A method that belongs to the event loop's thread was called from another one."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} belongs to the event loop's thread; from another one use hub.publish_threadsafe()"
+
+
+class PublishQueueFull(FastbcastError):
+    """Other threads have published faster than the event loop took it."""
+
+    def __init__(self, queued_bytes: int, max_queued_bytes: int) -> None:
+        super().__init__(queued_bytes, max_queued_bytes)
+        self.queued_bytes = queued_bytes
+        self.max_queued_bytes = max_queued_bytes
+
+    def __str__(self) -> str:
+        return f"{self.queued_bytes} bytes wait for the event loop, max_threadsafe_bytes={self.max_queued_bytes}"
+
+
+class Reject(FastbcastError):
+    """Refuse a client before the 101: raise it in an authorize hook.
+
+    `status` is an HTTP status from 400 to 599, `reason` a short text for the response's body.
+    """
+
+    def __init__(self, status: int = 403, reason: str = "") -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"a rejection has a status from 400 to 599, got {status}")
+        super().__init__(status, reason)
+        self.status = HTTPStatus(status)
+        self.reason = reason or self.status.phrase
+
+    def __str__(self) -> str:
+        return f"{self.status.value} {self.reason}"

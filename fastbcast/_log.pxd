@@ -1,0 +1,60 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from fastbcast._frames cimport Payload
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+
+cdef struct Span:
+    # One segment as a sweep sees it: plain C, so that no Python object is touched without the GIL.
+    uint64_t start          # absolute offset of the segment's first byte
+    uint64_t end            # absolute offset after its last written byte
+    uint8_t* data
+
+
+cdef class Segment:
+    # Set once by the log; immutable bytes as soon as they are written.
+    cdef uint8_t* data
+    cdef Py_ssize_t capacity
+    # Views that are out (a Transport's): while there are any the memory is not written again.
+    cdef Py_ssize_t exports
+
+
+cdef class Log:
+    # Positions, loop's thread only.
+    cdef readonly uint64_t head         # offset of the oldest byte kept, a frame boundary
+    cdef readonly uint64_t tail         # offset where the next frame goes
+    cdef readonly uint64_t next_seq     # seq of the next frame; the first is 1
+    cdef uint64_t first_seq             # seq of the frame that starts at head
+    cdef readonly Py_ssize_t allocated_bytes    # what the segments hold, used or not
+    # Segments, oldest first; spans[i] describes segments[i].
+    cdef list segments
+    cdef Span* spans
+    cdef int span_count
+    cdef int span_capacity
+    cdef Py_ssize_t next_segment_bytes  # size of the next segment, unless a frame needs more
+    cdef uint64_t burst_start           # tail when the log was last empty
+    # Index: the end offset of frame `seq` is at ends[seq & (index_capacity - 1)].
+    cdef uint64_t* ends
+    cdef uint64_t index_capacity        # a power of two, or 0
+
+    cdef uint64_t append(self, Payload* payload) except 0
+    cdef uint64_t append_frame(self, bytes frame) except 0
+    cdef uint64_t skip(self) noexcept
+    cdef int trim(self, uint64_t offset) except -1
+    cdef object view(self, uint64_t start, uint64_t end)
+
+    cdef int gather(self, uint64_t start, iovec* out, int max_count) noexcept nogil
+    cdef uint64_t frame_end(self, uint64_t offset) noexcept nogil
+    cdef uint64_t count_frames(self, uint64_t offset) noexcept nogil
+
+    cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL
+    cdef uint64_t _commit(self, Py_ssize_t frame_bytes) noexcept
+    cdef int _add_segment(self, Py_ssize_t capacity) except -1
+    cdef int _grow_index(self) except -1
+    cdef int _empty(self) except -1
+    cdef int _clear_segments(self) except -1

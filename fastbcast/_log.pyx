@@ -1,0 +1,263 @@
+"""A lane's frames: bytes in segments, addressed by absolute offsets, and an index by seq.
+
+        head                                       tail
+         v                                          v
+    ...  [ frame | frame | frame ][ frame | frame   ........ ]
+          segment                  segment          free
+
+    ends:  seq -> offset after the frame          (a ring of 8 bytes a frame)
+
+Invariants (`check_invariants` asserts them)
+
+1. head <= every cursor <= tail, and all three are frame boundaries of the log.
+2. Spans are contiguous: spans[i].end == spans[i + 1].start, the last end is the tail.
+3. A frame never straddles segments; a frame larger than a segment has one of its own.
+4. Bytes between head and tail never change or move: a view of them stays true for as long as it lives.
+   Memory is written again only when the log is empty and no view of it is out.
+5. An empty log holds at most one segment of RETAINED_SEGMENT_BYTES.
+6. `append` either adds a whole frame or raises (MemoryError) and leaves the log as it was.
+
+Only the loop's thread calls the methods that change a log. The `nogil` ones read C memory that nobody
+changes meanwhile, because whoever could is waiting for the sweep that calls them.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+
+from fastbcast._frames cimport Payload, frame_len, write_frame
+
+cdef enum:
+    # The first segment of a quiet channel: 100,000 channels must stay affordable.
+    MIN_SEGMENT_BYTES = 256
+    # Large enough that a backlog is a handful of iovecs, small enough that trimming frees memory soon.
+    MAX_SEGMENT_BYTES = 65536
+    # What an empty log may keep, so that a channel with one message a turn never calls malloc.
+    RETAINED_SEGMENT_BYTES = 1024
+    MIN_INDEX_FRAMES = 8
+
+
+cdef class Segment:
+    """A piece of memory that speaks the buffer protocol, read-only."""
+
+    def __cinit__(self, Py_ssize_t capacity):
+        self.data = <uint8_t*>malloc(capacity)
+        if self.data == NULL:
+            raise MemoryError(f"no memory for a segment of {capacity} bytes")
+        self.capacity = capacity
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.capacity, 1, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        self.exports -= 1
+
+
+cdef class Log:
+    """The frames of one lane between `head` and `tail`."""
+
+    def __cinit__(self):
+        self.next_seq = 1
+        self.first_seq = 1
+        self.segments = []
+        self.next_segment_bytes = MIN_SEGMENT_BYTES
+
+    def __dealloc__(self):
+        free(self.spans)
+        free(self.ends)
+
+    cdef uint64_t append(self, Payload* payload) except 0:
+        """Frame `payload` at the tail and return its seq."""
+        cdef Py_ssize_t frame_bytes = frame_len(payload.len)
+        cdef uint8_t* out = self._reserve(frame_bytes)
+        write_frame(out, payload.opcode, payload.data, payload.len)
+        return self._commit(frame_bytes)
+
+    cdef uint64_t append_frame(self, bytes frame) except 0:
+        """Put a frame that `_frames.encode` made at the tail and return its seq."""
+        cdef Py_ssize_t frame_bytes = PyBytes_GET_SIZE(frame)
+        cdef uint8_t* out = self._reserve(frame_bytes)
+        memcpy(out, PyBytes_AS_STRING(frame), frame_bytes)
+        return self._commit(frame_bytes)
+
+    cdef uint64_t skip(self) noexcept:
+        """Number a message that nobody is there to get: the log must be empty. Returns its seq."""
+        self.first_seq += 1
+        self.next_seq += 1
+        return self.next_seq - 1
+
+    cdef int trim(self, uint64_t offset) except -1:
+        """Forget the frames before `offset`, a frame boundary that no cursor is behind."""
+        cdef int dropped = 0
+        if offset <= self.head:
+            return 0
+        self.first_seq += self.count_frames(offset)
+        self.head = offset
+        if offset == self.tail:
+            return self._empty()
+        while self.spans[dropped].end <= offset:
+            self.allocated_bytes -= (<Segment>self.segments[dropped]).capacity
+            dropped += 1
+        if dropped:
+            del self.segments[:dropped]
+            self.span_count -= dropped
+            memmove(self.spans, self.spans + dropped, self.span_count * sizeof(Span))
+        return 0
+
+    cdef int _empty(self) except -1:
+        # Size what comes next by what this burst needed, so that a steady load uses one segment a turn.
+        cdef uint64_t burst_bytes = self.tail - self.burst_start
+        cdef Py_ssize_t wanted_bytes = MIN_SEGMENT_BYTES
+        cdef Segment segment
+        while wanted_bytes < MAX_SEGMENT_BYTES and <uint64_t>wanted_bytes < burst_bytes:
+            wanted_bytes *= 2
+        self.next_segment_bytes = max(wanted_bytes, self.next_segment_bytes // 2)
+        self.burst_start = self.tail
+        if self.span_count == 1:
+            segment = <Segment>self.segments[0]
+            if segment.exports == 0 and self.next_segment_bytes <= segment.capacity <= RETAINED_SEGMENT_BYTES:
+                self.spans[0].start = self.spans[0].end = self.tail
+                return 0
+        self._clear_segments()
+        if self.index_capacity > MIN_INDEX_FRAMES:
+            free(self.ends)
+            self.ends = NULL
+            self.index_capacity = 0
+        return 0
+
+    cdef int _clear_segments(self) except -1:
+        self.segments.clear()
+        self.span_count = 0
+        self.allocated_bytes = 0
+        return 0
+
+    cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL:
+        """Return where `wanted_bytes` may be written at the tail; `_commit` then makes them a frame."""
+        cdef Span* last
+        if self.next_seq - self.first_seq == self.index_capacity:
+            self._grow_index()
+        if self.span_count:
+            last = &self.spans[self.span_count - 1]
+            if <Py_ssize_t>(last.end - last.start) + wanted_bytes <= (<Segment>self.segments[-1]).capacity:
+                return last.data + (last.end - last.start)
+            if last.start == last.end:  # kept while empty, and too small for this frame
+                self._clear_segments()
+        self._add_segment(max(wanted_bytes, self.next_segment_bytes))
+        return self.spans[self.span_count - 1].data
+
+    cdef uint64_t _commit(self, Py_ssize_t frame_bytes) noexcept:
+        cdef uint64_t seq = self.next_seq
+        self.tail += frame_bytes
+        self.spans[self.span_count - 1].end = self.tail
+        self.ends[seq & (self.index_capacity - 1)] = self.tail
+        self.next_seq = seq + 1
+        return seq
+
+    cdef int _add_segment(self, Py_ssize_t capacity) except -1:
+        cdef Span* spans
+        cdef int wanted
+        cdef Segment segment
+        if self.span_count == self.span_capacity:
+            wanted = max(2, 2 * self.span_capacity)
+            spans = <Span*>realloc(self.spans, wanted * sizeof(Span))
+            if spans == NULL:
+                raise MemoryError("no memory for a lane's list of segments")
+            self.spans = spans
+            self.span_capacity = wanted
+        segment = Segment(capacity)
+        self.segments.append(segment)
+        self.spans[self.span_count] = Span(self.tail, self.tail, segment.data)
+        self.span_count += 1
+        self.allocated_bytes += capacity
+        self.next_segment_bytes = min(2 * self.next_segment_bytes, MAX_SEGMENT_BYTES)
+        return 0
+
+    cdef int _grow_index(self) except -1:
+        cdef uint64_t wanted = max(MIN_INDEX_FRAMES, 2 * self.index_capacity)
+        cdef uint64_t seq
+        cdef uint64_t* ends = <uint64_t*>malloc(wanted * sizeof(uint64_t))
+        if ends == NULL:
+            raise MemoryError("no memory for a lane's index")
+        for seq in range(self.first_seq, self.next_seq):
+            ends[seq & (wanted - 1)] = self.ends[seq & (self.index_capacity - 1)]
+        free(self.ends)
+        self.ends = ends
+        self.index_capacity = wanted
+        return 0
+
+    cdef object view(self, uint64_t start, uint64_t end):
+        """Return the bytes from `start` to `end`, which lie in one frame, as a view that keeps its segment."""
+        cdef int i = self.span_count - 1
+        while self.spans[i].start > start:
+            i -= 1
+        return memoryview(self.segments[i])[start - self.spans[i].start:end - self.spans[i].start]
+
+    cdef int gather(self, uint64_t start, iovec* out, int max_count) noexcept nogil:
+        """Describe the bytes from `start` to the tail in at most `max_count` pieces; returns how many.
+
+        The caller guarantees head <= start < tail. It cannot fail: it only reads the spans.
+        """
+        cdef int i = self.span_count - 1
+        cdef int count = 0
+        while self.spans[i].start > start:
+            i -= 1
+        while i < self.span_count and count < max_count:
+            out[count].iov_base = self.spans[i].data + (start - self.spans[i].start)
+            out[count].iov_len = self.spans[i].end - start
+            start = self.spans[i].end
+            count += 1
+            i += 1
+        return count
+
+    cdef uint64_t count_frames(self, uint64_t offset) noexcept nogil:
+        """Return how many kept frames end at or before `offset` (head <= offset <= tail)."""
+        cdef uint64_t low = self.first_seq
+        cdef uint64_t high = self.next_seq
+        cdef uint64_t middle
+        if offset == self.tail:
+            return high - low
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.ends[middle & (self.index_capacity - 1)] <= offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low - self.first_seq
+
+    cdef uint64_t frame_end(self, uint64_t offset) noexcept nogil:
+        """Return where the frame that holds the byte at `offset` ends (head <= offset < tail)."""
+        cdef uint64_t seq = self.first_seq + self.count_frames(offset)
+        return self.ends[seq & (self.index_capacity - 1)]
+
+    # For tests and debug builds: the same, from Python.
+
+    def check_invariants(self):
+        """Assert invariants 1 to 3 and 5; slow."""
+        cdef int i
+        cdef uint64_t offset
+        cdef uint64_t seq
+        assert self.head <= self.tail
+        assert len(self.segments) == self.span_count
+        assert self.allocated_bytes == sum((<Segment>segment).capacity for segment in self.segments)
+        for i in range(self.span_count):
+            assert self.spans[i].start <= self.spans[i].end
+            assert self.spans[i].end - self.spans[i].start <= <uint64_t>(<Segment>self.segments[i]).capacity
+            if i:
+                assert self.spans[i].start == self.spans[i - 1].end
+        if self.span_count:
+            assert self.spans[0].start <= self.head
+            assert self.spans[self.span_count - 1].end == self.tail
+        if self.head == self.tail:
+            assert self.allocated_bytes <= RETAINED_SEGMENT_BYTES
+            assert self.first_seq == self.next_seq
+        offset = self.head
+        for seq in range(self.first_seq, self.next_seq):
+            assert self.ends[seq & (self.index_capacity - 1)] > offset
+            offset = self.ends[seq & (self.index_capacity - 1)]
+        assert offset == self.tail

@@ -1,0 +1,40 @@
+from libc.stdint cimport uint64_t
+
+from fastbcast._log cimport Log
+
+
+cdef enum SocketState:
+    WRITABLE = 0        # the sweep may send
+    PAUSED = 1          # the kernel refused; the Transport holds what it did not take (`writing_paused`)
+    CLOSED = 2          # a CLOSE was written, or the connection is gone: nothing may follow
+
+
+cdef struct Socket:
+    # What a sweep reads without the GIL. Written by the loop's thread only, and never during a slice.
+    int fd
+    int state
+
+
+cdef class Wire:
+    cdef Socket socket
+    # Set by `attach`, None after `detach`.
+    cdef object transport               # asyncio.Transport
+    cdef object owner                   # the Client: told of picows' own CLOSE, of errors, of too much waiting
+    cdef object accepted_socket         # what picows may ask the options of; only until the handshake is done
+    cdef readonly bint is_close_sent    # nothing but the end may follow
+    cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
+    # Bytes of log segments that the Transport holds a view of, until `resume`.
+    cdef readonly Py_ssize_t pinned_bytes
+    # Direct frames written while PAUSED: at least those that still wait, at most `max_direct_bytes`.
+    cdef Py_ssize_t direct_bytes
+    cdef Py_ssize_t max_direct_bytes
+
+    cdef bint hand_over(self, Log log, uint64_t start, uint64_t end) except -1
+    cdef bint write_frame(self, bytes frame) except -1
+    cdef int write_pong(self, bytes pong) except -1
+    cdef int write_close(self, bytes frame) except -1
+    cdef int pause(self) except -1
+    cdef int resume(self) except -1
+    cdef int end(self) except -1
+    cdef int abort_connection(self) except -1
+    cdef int detach(self) except -1

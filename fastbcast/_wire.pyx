@@ -1,0 +1,167 @@
+"""The one ordered writer of a client: everything after the 101 response leaves through here.
+
+    sweep ---- send(fd) ---------------------------> kernel      state WRITABLE: the Transport is empty
+      |                                                ^
+      `-- what the kernel refused --> Transport -------'         state PAUSED: only the Transport writes
+    direct frames, pongs, CLOSE ----^
+
+Invariants
+
+1. The Transport's buffer is empty if and only if the state is WRITABLE: its high-water mark is 0, so
+   that `pause_writing` and `resume_writing` tell exactly. The sweep may then use the fd directly.
+2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
+3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
+4. What waits in the Transport is bounded: the rest of one frame, one CLOSE, and at most
+   `max_direct_bytes` of direct frames.
+
+To picows this object is the Transport: all it writes arrives at `write`. After its 101 response that
+can only be the CLOSE that it sends on a protocol error, without telling its listener; the owner is told.
+"""
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
+
+from fastbcast._log cimport Log
+
+# A rest up to this size is copied. A view would keep its whole segment, which is about as large.
+COPIED_REST_BYTES = 65536
+cdef Py_ssize_t _copied_rest_bytes = COPIED_REST_BYTES
+
+
+cdef class Wire:
+    """Write frames to one connection, in order, through its fd or its Transport."""
+
+    def __init__(self, object owner, object transport, object accepted_socket, Py_ssize_t max_direct_bytes):
+        self.owner = owner
+        self.transport = transport
+        self.accepted_socket = accepted_socket
+        self.max_direct_bytes = max_direct_bytes
+        self.socket.fd = accepted_socket.fileno()
+        self.socket.state = WRITABLE
+
+    @property
+    def is_writing_paused(self):
+        """Whether the kernel refused bytes that the Transport now holds."""
+        return self.socket.state == PAUSED
+
+    cdef bint hand_over(self, Log log, uint64_t start, uint64_t end) except -1:
+        """Give the Transport the rest of a frame, log[start:end]; returns whether it had to keep any of it.
+
+        Also right when the kernel took nothing of the frame: only a Transport that holds something
+        waits for the socket to become writable.
+        """
+        cdef object rest = log.view(start, end)
+        if <Py_ssize_t>(end - start) <= _copied_rest_bytes:
+            rest = bytes(rest)
+        else:
+            self.pinned_bytes += <Py_ssize_t>(end - start)
+        self.transport.write(rest)
+        if self.socket.state == WRITABLE:
+            self.pinned_bytes = 0
+        return self.socket.state == PAUSED
+
+    cdef bint write_frame(self, bytes frame) except -1:
+        """Write one whole frame now, behind what the Transport holds; returns False if it may not be."""
+        if self.socket.state == CLOSED or self.transport.is_closing():
+            return False
+        if self.socket.state == PAUSED:
+            # What waits is the rest of a frame, then direct frames: the buffer empties in that order.
+            self.direct_bytes = min(self.direct_bytes, <Py_ssize_t>self.transport.get_write_buffer_size())
+            if self.direct_bytes + PyBytes_GET_SIZE(frame) > self.max_direct_bytes:
+                self.owner.direct_overflow()
+                return False
+            self.direct_bytes += PyBytes_GET_SIZE(frame)
+        self.transport.write(frame)
+        return True
+
+    cdef int write_pong(self, bytes pong) except -1:
+        """Write a pong, or keep it (replacing an older one) until the Transport is empty."""
+        if self.socket.state == WRITABLE:
+            self.write_frame(pong)
+        elif self.socket.state == PAUSED:
+            self.pending_pong = pong
+        return 0
+
+    cdef int write_close(self, bytes frame) except -1:
+        """Write a CLOSE, the last frame of this stream."""
+        if self.is_close_sent:
+            return 0
+        self.is_close_sent = True
+        self.socket.state = CLOSED
+        self.pending_pong = None
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(frame)
+        return 0
+
+    cdef int pause(self) except -1:
+        if self.socket.state == WRITABLE:
+            self.socket.state = PAUSED
+        return 0
+
+    cdef int resume(self) except -1:
+        """The Transport is empty again: send what waited for that."""
+        cdef bytes pong = self.pending_pong
+        self.pinned_bytes = 0
+        self.direct_bytes = 0
+        if self.socket.state == PAUSED:
+            self.socket.state = WRITABLE
+            if pong is not None:
+                self.pending_pong = None
+                self.write_frame(pong)
+        return 0
+
+    cdef int end(self) except -1:
+        """Close the connection after what the Transport holds has gone out."""
+        self.socket.state = CLOSED
+        if self.transport is not None:
+            self.transport.close()
+        return 0
+
+    cdef int abort_connection(self) except -1:
+        """Close the connection now; what was not sent is lost."""
+        self.socket.state = CLOSED
+        if self.transport is not None:
+            self.transport.abort()
+        return 0
+
+    cdef int detach(self) except -1:
+        """The connection is gone, and its fd may soon be another's."""
+        self.socket.state = CLOSED
+        self.socket.fd = -1
+        self.pinned_bytes = 0
+        self.pending_pong = None
+        self.transport = None
+        self.owner = None
+        self.accepted_socket = None
+        return 0
+
+    # What picows uses of a Transport.
+
+    def get_extra_info(self, str name, default=None):
+        """Answer picows; it reads socket options while it sets itself up."""
+        if name == "socket":
+            return self.accepted_socket
+        if self.transport is None:
+            return default
+        return self.transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self):
+        """Say that something waits, always: picows then calls `write` and never the fd itself."""
+        return 1
+
+    def write(self, data):
+        """Take the 101 response, or later the CLOSE that picows sends on a protocol error."""
+        if self.owner is None or self.socket.state == CLOSED:
+            return
+        if self.owner.is_upgraded:
+            self.owner.protocol_failed(bytes(data))
+        else:
+            self.transport.write(bytes(data))
+
+    def close(self):
+        """Close after the Transport's buffer has gone out; picows asks for it 10 ms after its CLOSE."""
+        self.end()
+
+    def abort(self):
+        """Close at once."""
+        self.abort_connection()

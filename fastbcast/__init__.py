@@ -1,0 +1,44 @@
+"""fastbcast: one message in, thousands of WebSocket clients out.
+
+The path of a message, and the file that owns each step:
+
+    hub.publish(channel, message)       hub.py        Hub, Channel
+      -> one RFC 6455 frame             _frames.pyx   encoded once
+      -> a shared, bounded log          _log.pyx      stored once; every subscriber is a cursor into it
+      -> one sweep, without the GIL     _fanout.pyx   one send(2) per subscriber of all it lacks
+      -> the socket, or its Transport   _wire.pyx     the one ordered writer of a client
+
+    what a client sends                 _client.pyx   picows' frames -> messages -> handlers.py
+    how it got in                       acceptor.py -> door.py -> server.py
+
+`hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
+command. Settings are in `options.py`, exceptions in `exceptions.py`, small types in `typing.py`.
+"""
+
+from ._version import __version__  # isort: split  (first: it checks picows)
+
+from ._client import Client
+from .exceptions import FastbcastError, MessageTooBig, PublishQueueFull, Reject, WrongThread
+from .hub import Channel, Hub
+from .options import ChannelOptions, HubOptions
+from .server import Server, serve
+from .typing import Disconnect, Flushed, Request
+
+__all__ = [
+    "Channel",
+    "ChannelOptions",
+    "Client",
+    "Disconnect",
+    "FastbcastError",
+    "Flushed",
+    "Hub",
+    "HubOptions",
+    "MessageTooBig",
+    "PublishQueueFull",
+    "Reject",
+    "Request",
+    "Server",
+    "WrongThread",
+    "__version__",
+    "serve",
+]

@@ -1,0 +1,35 @@
+from picows.picows cimport WSListener, WSTransport
+
+from fastbcast._wire cimport Wire
+
+
+cdef class Client(WSListener):
+    # Set once, at the handshake.
+    cdef Wire wire
+    cdef object hub                     # who is told what happens: see hub.py
+    cdef readonly object server         # told when the client is gone
+    cdef readonly str channel           # that the request path named
+    cdef public object identity         # what the authorize hook returned
+    cdef readonly object remote_address
+    # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
+    cdef WSTransport parser
+    cdef readonly bint is_upgraded      # the 101 has been written
+    # The application's.
+    cdef object _state                  # dict, made when first asked for
+    cdef public object inbox            # handlers.Inbox while an async handler is at work
+    # Channels: name -> Subscription; None while there are none.
+    cdef dict subscriptions
+    # A message that arrives in fragments (RFC 6455 section 5.4); opcode 0: none.
+    cdef bytearray fragments
+    cdef int fragments_opcode
+    cdef int fragment_count
+    # The end.
+    cdef readonly object disconnect     # Disconnect, as soon as it is known why
+    cdef object close_timer
+    cdef bint is_reading_paused
+
+    cdef int _leave_all(self, bint is_evicted) except -1
+    cdef int _catch_up_all(self) except -1
+    cdef int _begin_close(self, int code, str reason, str by, str cause) except -1
+    cdef int _receive_data(self, int opcode, bytes payload) except -1
+    cdef int _receive_close(self, bytes payload) except -1

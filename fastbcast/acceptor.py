@@ -1,0 +1,103 @@
+"""Listening sockets: bind, accept, and pause when file descriptors run out.
+
+asyncio's servers are not used here: uvloop's closes itself for good at EMFILE, and asyncio's logs a
+traceback for every try. Here accepting pauses, one warning is logged, and the clients wait in the
+kernel's queue until descriptors are free again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+_logger = logging.getLogger("fastbcast")
+
+ACCEPTS_PER_TURN = 64
+"""So that a storm of connects leaves the loop's other work its share of each turn."""
+RETRY_SECONDS = 0.1
+"""How soon accepting is tried again when descriptors or memory were short."""
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# accept(2): errors of the one connection that is gone again, not of the listener.
+GONE = {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+
+
+class Acceptor:
+    """Accepts connections on some addresses and gives each socket, non-blocking, to `on_accept`."""
+
+    def __init__(self, on_accept: Callable[[socket.socket], None]) -> None:
+        self._on_accept = on_accept
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self.sockets: list[socket.socket] = []
+
+    async def listen(self, host: str | None, port: int, backlog: int) -> None:
+        """Bind every address of `host`; OSError (with nothing left bound) if one cannot be."""
+        infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, _, _, _, address in dict.fromkeys(infos):
+                if port == 0 and self.sockets:  # the same free port on every address
+                    address = (address[0], self.sockets[0].getsockname()[1], *address[2:])
+                listener = socket.socket(family, socket.SOCK_STREAM)
+                self.sockets.append(listener)
+                listener.setblocking(False)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(address)
+                listener.listen(backlog)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for listener in self.sockets:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                accepted, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                if error.errno not in SHORTAGES:
+                    raise
+                self._pause(error)
+                return
+            accepted.setblocking(False)
+            self._on_accept(accepted)
+
+    def _pause(self, error: OSError) -> None:
+        if self._retry is None:
+            _logger.warning("accepting pauses: %s", error.strerror)
+        self._stop()
+        self._retry = self._loop.call_later(RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        for listener in self.sockets:
+            self._accept(listener)
+            if self._retry is not None and self._retry.when() > self._loop.time():
+                return  # paused again
+        self._retry = None
+        _logger.info("accepting again")
+        self.start()
+
+    def _stop(self) -> None:
+        for listener in self.sockets:
+            self._loop.remove_reader(listener.fileno())
+
+    def close(self) -> None:
+        """Stop accepting and close the listeners."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._stop()
+        for listener in self.sockets:
+            listener.close()
+        self.sockets.clear()

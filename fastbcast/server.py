@@ -1,0 +1,215 @@
+"""serve(): a hub on a port.
+
+    Acceptor -> Door (handshake, authorize, page) -> Client (picows) -> Hub
+
+`async with serve(hub, "127.0.0.1", 8080) as server:` or `server = await serve(...)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from collections import Counter
+from collections.abc import Generator
+from http import HTTPStatus
+from importlib.resources import files
+from types import TracebackType
+from typing import Any
+
+from ._client import Client
+from .acceptor import Acceptor
+from .door import Door
+from .hub import Hub
+from .typing import Request
+
+__all__ = ["Server", "serve"]
+
+# In CPython's socket module since 3.12; before, the platforms' own numbers.
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform == "darwin" else 25)
+
+
+class Server:
+    """What `serve()` gives. Its methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        host: str | None,
+        port: int,
+        *,
+        page: bool,
+        subscribe_path: bool,
+        backlog: int,
+        handshake_seconds: float,
+        max_head_bytes: int,
+        notsent_lowat_bytes: int,
+    ) -> None:
+        self.hub = hub
+        self.host = host
+        self._port = port
+        self._page = files(__package__).joinpath("web/index.html").read_bytes() if page else None
+        self.subscribe_path = subscribe_path
+        self._backlog = backlog
+        self._notsent_lowat_bytes = notsent_lowat_bytes
+        self.handshake_seconds = handshake_seconds
+        self.max_head_bytes = max_head_bytes
+        self.doors: set[Door] = set()
+        self.responses: Counter[int] = Counter()
+        self._clients: set[Client] = set()
+        self._connecting: set[asyncio.Task[Any]] = set()
+        self._acceptor: Acceptor | None = None
+        self._empty: asyncio.Event = asyncio.Event()
+        self._closed: asyncio.Event = asyncio.Event()
+
+    # Starting and stopping.
+
+    async def start(self) -> Server:
+        """Bind and accept; OSError if an address cannot be bound."""
+        self.hub.bind()
+        self._acceptor = Acceptor(self._connect)
+        await self._acceptor.listen(self.host, self._port, self._backlog)
+        self._acceptor.start()
+        return self
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets."""
+        return tuple(self._acceptor.sockets) if self._acceptor is not None else ()
+
+    @property
+    def port(self) -> int:
+        """The port of the first listening socket: the one that was free if 0 was asked for."""
+        port: int = self.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self, *, code: int = 1001, reason: str = "going away") -> None:
+        """Stop accepting, close every client with `code`, and wait until they are gone.
+
+        Who does not answer within the hub's `close_seconds` is aborted.
+        """
+        if self._acceptor is None or self._closed.is_set():
+            return
+        self._acceptor.close()
+        for task in self._connecting:
+            task.cancel()
+        for door in list(self.doors):
+            door.abort()
+        for client in list(self._clients):
+            client.close_because(code, reason, "going_away")
+        if self._clients:
+            self._empty.clear()
+            await self._empty.wait()
+        await self.hub.handlers.finish(self.hub.options.close_seconds)
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until `close()` is done."""
+        await self._closed.wait()
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed, or close it when this is cancelled."""
+        try:
+            await self._closed.wait()
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    # A connection's way in.
+
+    def _connect(self, accepted: socket.socket) -> None:
+        try:
+            if self._notsent_lowat_bytes:
+                accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._notsent_lowat_bytes)
+        except OSError:  # the peer is gone again
+            accepted.close()
+            return
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Door(self, accepted), accepted))
+        self._connecting.add(task)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self._connecting.discard(task)
+        if not task.cancelled():
+            task.exception()  # a peer that is gone already is no news
+
+    def upgrade(
+        self, transport: asyncio.Transport, accepted: socket.socket, request: Request, identity: Any, early_data: bytes
+    ) -> None:
+        """Make a connection a client of the hub (called by its Door)."""
+        client = Client(self.hub, self, transport, accepted, request.channel, identity)
+        self.responses[101] += 1
+        self._clients.add(client)
+        client.upgrade(request.headers["sec-websocket-key"].encode(), early_data)
+
+    def client_gone(self, client: Client) -> None:
+        """A client's connection has ended (called by the hub)."""
+        self._clients.discard(client)
+        if not self._clients:
+            self._empty.set()
+
+    # Plain HTTP on the same port.
+
+    def respond(self, request: Request) -> tuple[HTTPStatus, str, bytes | str]:
+        """Answer a GET that is no handshake: the page, or how many listen, for people; 426 for the rest."""
+        if self._page is None:
+            return HTTPStatus.UPGRADE_REQUIRED, "", "this is a WebSocket server"
+        if request.path == "/favicon.ico":
+            return HTTPStatus.NOT_FOUND, "", ""
+        if request.query == "listeners":
+            listeners = self.hub.count_subscribers(request.channel)
+            return HTTPStatus.OK, "application/json", json.dumps({"channel": request.channel, "listeners": listeners})
+        return HTTPStatus.OK, "text/html; charset=utf-8", self._page
+
+
+class serve:  # noqa: N801  (used like a function, as websockets.serve is)
+    """Serve `hub` on `host`:`port`; await it, or use it as an async context manager that closes at the end.
+
+    host, port: where to listen; port 0 takes a free one (`server.port`).
+    page: answer a browser's GET with a page that shows a channel's messages.
+    subscribe_path: subscribe each client to the channel its path names, before `on_connect`.
+    backlog: connections that may wait in the kernel to be accepted.
+    handshake_seconds, max_head_bytes: bounds of the opening handshake.
+    notsent_lowat_bytes: TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits
+    act, and not in kernel memory; 0 leaves the kernel's default.
+
+    Raises OSError if an address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        host: str | None = "127.0.0.1",
+        port: int = 0,
+        *,
+        page: bool = False,
+        subscribe_path: bool = True,
+        backlog: int = 1024,
+        handshake_seconds: float = 10.0,
+        max_head_bytes: int = 16 * 1024,
+        notsent_lowat_bytes: int = 64 * 1024,
+    ) -> None:
+        self._server = Server(
+            hub,
+            host,
+            port,
+            page=page,
+            subscribe_path=subscribe_path,
+            backlog=backlog,
+            handshake_seconds=handshake_seconds,
+            max_head_bytes=max_head_bytes,
+            notsent_lowat_bytes=notsent_lowat_bytes,
+        )
+
+    def __await__(self) -> Generator[Any, None, Server]:
+        return self._server.start().__await__()
+
+    async def __aenter__(self) -> Server:
+        return await self._server.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._server.close()

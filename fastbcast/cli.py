@@ -1,0 +1,181 @@
+"""The `fastbcast` command: serve, demo, publish, listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import fields
+from typing import Any
+
+import click
+import uvloop
+
+from . import __version__
+from .door import DEFAULT_CHANNEL
+from .hub import Hub
+from .options import ChannelOptions, HubOptions
+from .server import Server, serve
+from .tool import listen_to, publish_to
+
+_logger = logging.getLogger("fastbcast")
+
+_Command = Callable[..., Any]
+
+
+def _defaults(options: type[HubOptions] | type[ChannelOptions]) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(options)}
+
+
+_HUB = _defaults(HubOptions)
+_CHANNEL = _defaults(ChannelOptions)
+
+
+def _server_options(command: _Command) -> _Command:
+    """Add the options that `serve` and `demo` share."""
+    for option in (
+        click.option("--log-level", default="warning", show_default=True,
+                     type=click.Choice(["debug", "info", "warning", "error"])),
+        click.option("--loop", "loop_name", type=click.Choice(["uvloop", "asyncio"]), default="uvloop",
+                     show_default=True, help="The event loop."),
+        click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
+                     help="How long SIGTERM lets pending messages finish."),
+        click.option("--max-lag-bytes", type=click.IntRange(min=1), default=_CHANNEL["max_lag_bytes"],
+                     show_default=True, help="A client further behind is evicted (1013)."),
+        click.option("--max-message-bytes", type=click.IntRange(min=1), default=_HUB["max_message_bytes"],
+                     show_default=True, help="The largest message a client may send (1009 above)."),
+        click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
+                     help="Port to listen on; 0 takes a free one."),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """WebSocket broadcast: one message in, thousands of clients out."""
+
+
+@main.command("serve")
+@_server_options
+@click.option("--relay", is_flag=True, help="Publish what a client sends to all clients of its channel, itself included.")
+@click.option("--page/--no-page", default=True, show_default=True, help="Answer browsers with a page.")
+def serve_command(relay: bool, page: bool, **options: Any) -> None:
+    """Serve channels: ws://HOST:PORT/prices is the channel "prices", / is the default one."""
+    _serve(page=page, relay=relay, **options)
+
+
+@main.command()
+@_server_options
+def demo(**options: Any) -> None:
+    """A relay, a page and a small live feed: start here."""
+    _serve(page=True, relay=True, background=_demo, **options)
+
+
+@main.command("publish")
+@click.argument("url")
+@click.argument("message", required=False)
+def publish_command(url: str, message: str | None) -> None:
+    """Send MESSAGE to the relay at URL, or each line of standard input as a message."""
+    lines = sys.stdin if message is None else [message]
+    sys.exit(_run_client(publish_to(url, lines)))
+
+
+@main.command("listen")
+@click.argument("url")
+def listen_command(url: str) -> None:
+    """Print what arrives from URL, a line for each message."""
+    sys.exit(_run_client(listen_to(url)))
+
+
+def _run_client(coroutine: Coroutine[Any, Any, int]) -> int:
+    try:
+        return uvloop.run(coroutine)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+# The server's life.
+
+
+def _serve(*, loop_name: str, log_level: str, **options: Any) -> None:
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    # Thousands of clients are the point; the hard limit stays what the administrator made it.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    run = uvloop.run if loop_name == "uvloop" else asyncio.run
+    sys.exit(run(_run_server(**options)))
+
+
+async def _run_server(
+    *,
+    host: str,
+    port: int,
+    page: bool,
+    relay: bool,
+    max_message_bytes: int,
+    max_lag_bytes: int,
+    drain_seconds: float,
+    background: Callable[[Hub, Server], Coroutine[Any, Any, None]] | None = None,
+) -> int:
+    hub = Hub(max_message_bytes=max_message_bytes)
+    hub.configure("*", max_lag_bytes=max_lag_bytes)
+    if relay:
+        hub.on_message(lambda client, message: hub.publish(client.channel, message))
+    stop = _stop_signals()
+    try:
+        server = await serve(hub, host, port, page=page)
+    except OSError as error:
+        click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {error.strerror or error}", err=True)
+        return 1
+    gc.freeze()  # what is alive now stays: later collections need not look at it
+    click.echo(f"listening on ws://{_address(host, server.port)}/")
+    task = asyncio.create_task(background(hub, server)) if background is not None else None
+    received = await stop
+    if task is not None:
+        task.cancel()
+    if received == signal.SIGTERM:
+        await hub.flushed(timeout=drain_seconds)
+    await server.close()
+    return 0
+
+
+def _stop_signals() -> asyncio.Future[signal.Signals]:
+    """Return a future of the first SIGINT or SIGTERM; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(received: signal.Signals) -> None:
+        if stop.done():
+            os._exit(128 + received)
+        stop.set_result(received)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _demo(hub: Hub, server: Server) -> None:
+    """Publish a price that wanders, once a second, to the default channel."""
+    click.echo(f"open http://{_address(server.host or '127.0.0.1', server.port)}/ in a browser, best in two windows; Ctrl-C ends it")
+    price = 64_000.0
+    while True:
+        step = random.gauss(0, 12)
+        price += step
+        hub.publish(DEFAULT_CHANNEL, f"BTC {price:,.2f} {'▲' if step >= 0 else '▼'} {abs(step):.2f}")
+        await asyncio.sleep(1)

@@ -1,0 +1,202 @@
+"""The servers of the benchmark: how each is built, found, started, pinned and stopped.
+
+Every server prints ``listening on ws://HOST:PORT/`` when it is ready, relays each message to all
+connections on its path, the sender included, and ends on SIGINT. Nothing here measures.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+HERE = Path(__file__).resolve().parent
+LIMIT = HERE / "limit"
+BUILD = LIMIT / "build"
+PEERS = HERE / "peers"
+
+# A server that is not there is left out with a note, except this one: it is what we measure.
+SUBJECT = "fastbcast"
+
+START_TIMEOUT_SECONDS = 20.0
+STOP_TIMEOUT_SECONDS = 20.0
+
+
+class ServerUnavailable(Exception):
+    """The server cannot be run here. `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+def build_program(name: str) -> Path:
+    """Compile ``limit/NAME.c`` unless the program is newer than all sources."""
+    program = BUILD / name
+    sources = [LIMIT / f"{name}.c", *LIMIT.glob("*.h")]
+    if not program.exists() or program.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        BUILD.mkdir(exist_ok=True)
+        compiler = os.environ.get("CC", "cc")
+        subprocess.run(
+            [compiler, "-O2", "-std=c11", "-Wall", "-Wextra", "-o", str(program), str(sources[0])],
+            check=True,
+        )
+    return program
+
+
+def find_bun() -> Path:
+    """The bun of ``peers/node_modules``, or the one in ``BENCHMARK_BUN``.
+
+    The npm package `bun` holds no program: its platform packages (`@oven/bun-linux-x64` and so on)
+    do. More than one may be installed (musl, older processors), so the first that runs is taken.
+    """
+    named = os.environ.get("BENCHMARK_BUN")
+    candidates = [Path(named)] if named else sorted(PEERS.glob("node_modules/@oven/bun-*/bin/bun"))
+    for candidate in candidates:
+        try:
+            subprocess.run([str(candidate), "--version"], check=True, capture_output=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return candidate
+    raise ServerUnavailable("bun", "not installed: run `npm install` in benchmarks/peers")
+
+
+def require_module(server: str, module: str) -> None:
+    """Import it as the server will: `-c`, like `-m`, also looks in the current directory."""
+    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
+    if done.returncode != 0:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ServerUnavailable(server, f"cannot import {module}: {last_line}")
+
+
+def fastbcast_command() -> list[str]:
+    require_module(SUBJECT, "fastbcast")
+    return [sys.executable, "-m", "fastbcast", "serve", "--relay", "--port", "0"]
+
+
+def floor_command(mode: str) -> list[str]:
+    return [str(build_program("floor")), "--mode", mode, "--port", "0"]
+
+
+def picows_command(*options: str) -> list[str]:
+    require_module("picows", "picows")
+    require_module("picows", "uvloop")
+    return [sys.executable, str(PEERS / "picows_loop.py"), "--port", "0", *options]
+
+
+def bun_command() -> list[str]:
+    return [str(find_bun()), str(PEERS / "bun_publish.js"), "--port", "0"]
+
+
+COMMANDS: Mapping[str, Callable[[], list[str]]] = {
+    SUBJECT: fastbcast_command,
+    "floor": lambda: floor_command("each"),
+    "floor-coalesce": lambda: floor_command("coalesce"),
+    "bun": bun_command,
+    "picows": lambda: picows_command("--uvloop-transports"),
+    "picows-aiofastnet": lambda: picows_command("--aiofastnet"),
+}
+
+
+def pinned_to(core: int | None) -> Callable[[], None]:
+    """A `preexec_fn`: one core, and SIGINT as a program expects it.
+
+    A shell starts background jobs with SIGINT ignored, and a Python started so never stops on it.
+    """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    return prepare
+
+
+def family_of(pid: int) -> list[int]:
+    """`pid` and all its descendants."""
+    family = [pid]
+    for member in family:  # grows while it is read
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            family.extend(int(child) for child in children.read_text().split())
+    return family
+
+
+class Server:
+    """A running server, as a context manager: ready on entry, gone on exit.
+
+    Its output goes to a temporary file, not to a pipe: nobody has to read it, so it cannot block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        core: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        start_timeout_seconds: float = START_TIMEOUT_SECONDS,
+    ) -> None:
+        self.name = name
+        self.url = ""
+        self.exit_code: int | None = None
+        self._command = command
+        self._core = core
+        self._environment = environment
+        self._start_timeout_seconds = start_timeout_seconds
+        self._output = tempfile.TemporaryFile()
+
+    def __enter__(self) -> Server:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=None if self._environment is None else dict(self._environment),
+            preexec_fn=pinned_to(self._core),
+        )
+        try:
+            self.url = self._wait_until_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def pids(self) -> list[int]:
+        return family_of(self._process.pid)
+
+    @property
+    def output(self) -> str:
+        return os.pread(self._output.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def _wait_until_ready(self) -> str:
+        deadline = time.monotonic() + self._start_timeout_seconds
+        while time.monotonic() < deadline:
+            if ready := re.search(r"listening on (ws://\S+)\s", self.output):
+                return ready[1]
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.02)  # the line comes from another process: there is nothing to wait on
+        raise ServerUnavailable(self.name, f"did not start:\n{self.output[-2000:]}")
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self.exit_code = self._process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self.exit_code = self._process.wait()

@@ -22,12 +22,12 @@ changes meanwhile, because whoever could is waiting for the sweep that calls the
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from fastbcast._frames cimport Payload, frame_len, write_frame
+from fastbcast._frames cimport Payload, acquire_payload, frame_len, release_payload, write_frame
 
 cdef enum:
     # The first segment of a quiet channel: 100,000 channels must stay affordable.
@@ -235,7 +235,41 @@ cdef class Log:
         cdef uint64_t seq = self.first_seq + self.count_frames(offset)
         return self.ends[seq & (self.index_capacity - 1)]
 
-    # For tests and debug builds: the same, from Python.
+    # The same from Python, for tests and debug builds.
+
+    def add(self, message):
+        """Append `message` as a frame; return its seq."""
+        cdef Payload payload
+        acquire_payload(message, None, &payload)
+        try:
+            return self.append(&payload)
+        finally:
+            release_payload(&payload)
+
+    def read(self, uint64_t start):
+        """Return the bytes from `start` to the tail, through as many pieces as `gather` gives."""
+        cdef iovec[4] pieces
+        cdef int i
+        cdef bytes data = b""
+        if not self.head <= start <= self.tail:
+            raise ValueError(f"offset {start} is not in [{self.head}, {self.tail}]")
+        while start < self.tail:
+            for i in range(self.gather(start, pieces, 4)):
+                data += PyBytes_FromStringAndSize(<char*>pieces[i].iov_base, pieces[i].iov_len)
+                start += pieces[i].iov_len
+        return data
+
+    def drop_before(self, uint64_t offset):
+        """Trim to `offset`."""
+        self.trim(offset)
+
+    def find_frame_end(self, uint64_t offset):
+        """Return where the frame at `offset` ends, and how many kept frames end before or at `offset`."""
+        return self.frame_end(offset), self.count_frames(offset)
+
+    def get_view(self, uint64_t start, uint64_t end):
+        """Return a view of bytes of one frame."""
+        return self.view(start, end)
 
     def check_invariants(self):
         """Assert invariants 1 to 3 and 5; slow."""

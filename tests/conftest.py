@@ -1,0 +1,88 @@
+"""Fixtures that every test file may use.
+
+`run` runs a coroutine on each event loop; `serve_process` starts the real command in a process of its own.
+FASTBCAST_TEST_TIMEOUT_SCALE (a number) stretches every time-out, for slow builds and machines.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import uvloop
+
+TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))
+
+
+def seconds(value):
+    """A time-out, scaled: it bounds a hang, it is never what a test waits for."""
+    return value * TIMEOUT_SCALE
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request):
+    """Run a coroutine to its end on an event loop, for at most 30 s."""
+
+    def run_coroutine(coroutine):
+        async def bounded():
+            return await asyncio.wait_for(coroutine, seconds(30))
+
+        return {"uvloop": uvloop.run, "asyncio": asyncio.run}[request.param](bounded())
+
+    return run_coroutine
+
+
+class ServerProcess:
+    """A `fastbcast serve` or `demo` (or another program that prints `listening on ws://...`)."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+        line = self.process.stdout.readline()
+        match = re.search(r"ws://\S+:(\d+)/", line)
+        if match is None:
+            self.process.kill()
+            raise AssertionError(f"{command} printed {line!r}, then {self.process.communicate()}")
+        self.port = int(match[1])
+        self.url = f"ws://127.0.0.1:{self.port}/"
+        self.http_url = f"http://127.0.0.1:{self.port}/"
+
+    def stop(self, number=signal.SIGINT):
+        """End it by a signal; return (exit status, rest of standard output, standard error)."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            output, errors = self.process.communicate(timeout=seconds(20))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+        return self.process.returncode, output, errors
+
+
+@pytest.fixture
+def start_process():
+    """Start ServerProcesses that are stopped at the end of the test."""
+    started = []
+
+    def start(command):
+        started.append(ServerProcess(command))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def serve_process(start_process):
+    """Start `fastbcast serve --port 0` with more arguments."""
+
+    def start(*arguments):
+        return start_process([sys.executable, "-m", "fastbcast", "serve", "--port", "0", *arguments])
+
+    return start

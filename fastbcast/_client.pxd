@@ -10,7 +10,6 @@ cdef class Client(WSListener):
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
-    cdef readonly object remote_address
     # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
     cdef WSTransport parser
     cdef readonly bint is_upgraded      # the 101 has been written
@@ -26,6 +25,7 @@ cdef class Client(WSListener):
     # The end.
     cdef readonly object disconnect     # Disconnect, as soon as it is known why
     cdef object close_timer
+    cdef object _last_address           # of a connection that is gone
     cdef bint is_reading_paused
 
     cdef int _leave_all(self, bint is_evicted) except -1

@@ -22,7 +22,6 @@ from picows.picows cimport WSFrame, WSListener, WSTransport
 
 from fastbcast._fanout cimport Fanout, Subscription
 from fastbcast._frames cimport (
-    OPCODE_BINARY,
     OPCODE_CLOSE,
     OPCODE_CONTINUATION,
     OPCODE_PING,
@@ -62,7 +61,6 @@ cdef class Client(WSListener):
         self.server = server
         self.channel = channel
         self.identity = identity
-        self.remote_address = transport.get_extra_info("peername")
         self.wire = Wire(self, transport, accepted_socket, hub.max_direct_bytes)
 
     def upgrade(self, bytes key, bytes early_data):
@@ -101,6 +99,13 @@ cdef class Client(WSListener):
         return self
 
     # The application's side.
+
+    @property
+    def remote_address(self):
+        """The peer's address, as `socket.getpeername()` gives it."""
+        if self.wire.transport is not None:
+            return self.wire.transport.get_extra_info("peername")
+        return self._last_address
 
     @property
     def state(self):
@@ -279,6 +284,7 @@ cdef class Client(WSListener):
         # Nobody reads these again: they are most of what picows holds for an idle connection.
         transport.request = None
         transport.response = None
+        transport.listener_proxy = None
         transport.disconnected_future = _DONE
         transport._write_buffer.data = <char*>PyMem_Realloc(transport._write_buffer.data, SCRATCH_BYTES)
         transport._write_buffer.capacity = SCRATCH_BYTES
@@ -366,6 +372,7 @@ cdef class Client(WSListener):
         # The fd is closed right after this: no slot may name it any more.
         self._leave_all(False)
         self._end_as(1006, "", "network", "connection_lost")
+        self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
         self.fragments = None

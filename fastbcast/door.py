@@ -17,14 +17,15 @@ import binascii
 import inspect
 import logging
 import socket
+import sys
 from base64 import b64decode
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
-from ._client import Client
 from .exceptions import Reject
 from .typing import Request
 
@@ -129,7 +130,7 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return
         query = (url.query or b"").decode("latin-1")
-        channel = channel_of(path)
+        channel = sys.intern(channel_of(path))  # one str for all clients of a channel
         if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
             self._answer(HTTPStatus.BAD_REQUEST, f"a channel's name has at most {MAX_CHANNEL_NAME_BYTES} bytes")
             return
@@ -209,7 +210,12 @@ class Door(asyncio.Protocol):
 
     def _upgrade(self, request: Request, identity: Any) -> None:
         self._leave()
-        self._server.upgrade(self._transport, self._socket, request, identity, self._head)
+        upgrade = partial(self._server.upgrade, self._transport, self._socket, request, identity, self._head)
+        # uvloop's transport keeps this object's data_received, and so this object, for as long as it lives:
+        # what the handshake needed must not stay with it.
+        for name in self.__slots__:
+            delattr(self, name)
+        upgrade()
 
     # The answer.
 
@@ -225,11 +231,12 @@ class Door(asyncio.Protocol):
         self._server.responses[int(status)] += 1
         if isinstance(body, str):
             body = f"{body or status.phrase}\n".encode()
+        fields = {"Content-Type": "text/plain; charset=utf-8"} | (headers or {})
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",
             f"Content-Length: {len(body)}",
             "Connection: close",
-            *(f"{name}: {value}" for name, value in ({"Content-Type": "text/plain; charset=utf-8"} | (headers or {})).items()),
+            *(f"{name}: {value}" for name, value in fields.items()),
         ]
         self._transport.write("\r\n".join([*lines, "", ""]).encode() + (body if with_body else b""))
         self._transport.close()

@@ -1,0 +1,134 @@
+"""What each step of the data path costs: `pytest benchmarks`, and `--benchmark-compare` between two commits.
+
+Procedure: one process, sockets of the loopback device, the kernel's send included where it says "sweep".
+Clients are drained outside the measured part, so no socket is ever full. Compare ratios on one machine;
+single figures of a shared machine move by tens of per cent.
+"""
+
+import asyncio
+import socket
+
+import pytest
+import uvloop
+
+import fastbcast
+from fastbcast import _frames
+from fastbcast._log import Log
+
+SIZES = [32, 128, 1024, 65536]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.benchmark(group="encode")
+def test_encode_bytes(benchmark, size):
+    benchmark(_frames.encode, b"x" * size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.benchmark(group="encode")
+def test_encode_str(benchmark, size):
+    benchmark(_frames.encode, "x" * size)
+
+
+@pytest.mark.parametrize("size", [128, 1024])
+@pytest.mark.benchmark(group="append")
+def test_append_to_the_log(benchmark, size):
+    log = Log()
+    message = b"x" * size
+
+    def append_64_and_trim():
+        for _ in range(64):
+            log.add(message)
+        log.drop_before(log.tail)
+
+    benchmark(append_64_and_trim)
+
+
+@pytest.mark.benchmark(group="publish")
+def test_publish_without_subscribers(benchmark):
+    hub = fastbcast.Hub()
+    channel = hub.channel("x")
+    benchmark(channel.publish, b"x" * 128)
+
+
+class Harness:
+    """A hub with `count` real clients, driven step by step."""
+
+    def __init__(self, count):
+        self.loop = uvloop.new_event_loop()
+        self.hub = fastbcast.Hub()
+        self.server = self.loop.run_until_complete(self._serve())
+        self.sockets = [self._connect() for _ in range(count)]
+        while sum(channel.subscribers for channel in self.hub.channels()) < count:
+            self._turn()
+
+    async def _serve(self):
+        return await fastbcast.serve(self.hub)
+
+    def _turn(self):
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    def _connect(self):
+        sock = socket.create_connection(("127.0.0.1", self.server.port))
+        sock.sendall(
+            b"GET /x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        sock.setblocking(False)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            self._turn()
+            try:
+                head += sock.recv(4096)
+            except BlockingIOError:
+                pass
+        return sock
+
+    def publish_and_flush(self, messages, message):
+        async def publish():
+            for _ in range(messages):
+                self.hub.publish("x", message)
+            await self.hub.flushed()
+
+        self.loop.run_until_complete(publish())
+
+    def drain(self):
+        for sock in self.sockets:
+            try:
+                while len(sock.recv(1 << 20)) == 1 << 20:
+                    pass
+            except BlockingIOError:
+                pass
+
+    def close(self):
+        for sock in self.sockets:
+            sock.close()
+        self.loop.run_until_complete(self.server.close())
+        self.loop.close()
+
+
+@pytest.fixture
+def make_harness():
+    made = []
+
+    def make(count):
+        made.append(Harness(count))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+@pytest.mark.parametrize(("clients", "messages"), [(1, 1), (100, 1), (100, 64), (1000, 1), (1000, 64)])
+@pytest.mark.benchmark(group="sweep")
+def test_publish_and_sweep(benchmark, make_harness, clients, messages):
+    """One turn: `messages` of 128 bytes to `clients`; divide by clients for the cost of a send."""
+    harness = make_harness(clients)
+    benchmark.pedantic(
+        harness.publish_and_flush,
+        args=(messages, b"x" * 128),
+        setup=harness.drain,
+        rounds=max(20, 5000 // clients),
+        warmup_rounds=3,
+    )

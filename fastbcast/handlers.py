@@ -17,17 +17,16 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Union
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._client import Client
+    from .server import Server
 
 _logger = logging.getLogger("fastbcast")
 
-Handler = Callable[..., Union[Coroutine[Any, Any, None], None]]
-
-EVENTS = ("connect", "message", "disconnect", "error")
+Handler = Callable[..., Any]
 
 
 class Inbox:
@@ -41,13 +40,12 @@ class Inbox:
 
 
 class Handlers:
-    """The handlers of one hub, one for each event."""
+    """The handlers of one hub, one for each event: connect, message, disconnect, error."""
 
     def __init__(self, max_inbox_messages: int) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._async_events: set[str] = set()
         self._max_inbox_messages = max_inbox_messages
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Client] = {}
 
     def register(self, event: str, handler: Handler) -> None:
         """Set the handler of `event`; TypeError if it cannot be called, ValueError if there is one already."""
@@ -56,76 +54,86 @@ class Handlers:
         if event in self._handlers:
             raise ValueError(f"on_{event} has a handler already: {self._handlers[event]!r}")
         self._handlers[event] = handler
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):
-            self._async_events.add(event)
 
     def handle(self, event: str, client: Client, *arguments: Any) -> None:
         """Call the handler of `event` now, or as soon as the client's earlier ones are done."""
         handler = self._handlers.get(event)
+        if handler is None:
+            return
         inbox: Inbox | None = client.inbox
         if inbox is not None:
-            if handler is not None:
-                inbox.events.append((event, arguments))
-                if len(inbox.events) >= self._max_inbox_messages:
-                    client.pause_reading()
-        elif handler is None:
-            return
-        elif event in self._async_events:
-            client.inbox = inbox = Inbox()
             inbox.events.append((event, arguments))
-            inbox.task = self._start(self._work_off(client, inbox))
+            if len(inbox.events) >= self._max_inbox_messages:
+                client.pause_reading()
+            return
+        try:
+            result = handler(client, *arguments)
+        except Exception as error:
+            self._failed(event, client, error)
         else:
-            try:
-                handler(client, *arguments)
-            except Exception as error:
-                self._failed(event, client, error)
+            if inspect.isawaitable(result):
+                client.inbox = inbox = Inbox()
+                inbox.task = self._start(client, self._work_off(client, inbox, event, result))
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, client: Client, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = client  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._tasks.pop)
         return task
 
-    async def _work_off(self, client: Client, inbox: Inbox) -> None:
+    async def _work_off(self, client: Client, inbox: Inbox, event: str, result: Awaitable[None]) -> None:
+        """Await `result`, the first event's, then handle what has come in meanwhile."""
         try:
-            while inbox.events:
-                event, arguments = inbox.events.popleft()
-                if len(inbox.events) <= self._max_inbox_messages // 2:
-                    client.resume_reading()
+            while True:
                 try:
-                    result = self._handlers[event](client, *arguments)
-                    if result is not None:
-                        await result
+                    await result
                 except Exception as error:
                     self._failed(event, client, error)
                     # Nothing more of a client that failed, but its end is still told.
                     inbox.events = deque(item for item in inbox.events if item[0] == "disconnect")
+                if not inbox.events:
+                    break
+                event, arguments = inbox.events.popleft()
+                if len(inbox.events) <= self._max_inbox_messages // 2:
+                    client.resume_reading()
+                result = self._call(event, client, *arguments)
         finally:
             client.inbox = None
+            # Cancelled: what waited is dropped, but the client's end is still told.
+            for event, arguments in inbox.events:
+                if event == "disconnect":
+                    self.handle(event, client, *arguments)
+
+    async def _call(self, event: str, client: Client, *arguments: Any) -> None:
+        result = self._handlers[event](client, *arguments)
+        if inspect.isawaitable(result):
+            await result
 
     def _failed(self, event: str, client: Client, error: Exception) -> None:
         _logger.error("on_%s failed", event, exc_info=error)
         client.close_because(1011, "internal error", "handler_error")
-        on_error = self._handlers.get("error")
-        if on_error is None:
-            return
-        try:
-            result = on_error(client, error)
-            if result is not None:
-                self._start(self._guard(result))
-        except Exception:
-            _logger.exception("on_error failed")
+        if "error" in self._handlers:
+            try:
+                result = self._handlers["error"](client, error)
+            except Exception:
+                _logger.exception("on_error failed")
+            else:
+                if inspect.isawaitable(result):
+                    self._start(client, self._guard(result))
 
     @staticmethod
-    async def _guard(result: Coroutine[Any, Any, None]) -> None:
+    async def _guard(result: Awaitable[None]) -> None:
         try:
             await result
         except Exception:
             _logger.exception("on_error failed")
 
-    async def finish(self, seconds: float) -> None:
-        """Wait for the handlers that are at work; cancel those that take longer than `seconds`."""
-        if self._tasks:
-            _, late = await asyncio.wait(set(self._tasks), timeout=seconds)
+    async def finish(self, server: Server, seconds: float) -> None:
+        """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`."""
+        tasks = [task for task, client in self._tasks.items() if client.server is server]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=seconds)

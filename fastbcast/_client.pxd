@@ -30,6 +30,6 @@ cdef class Client(WSListener):
 
     cdef int _leave_all(self, bint is_evicted) except -1
     cdef int _catch_up_all(self) except -1
-    cdef int _begin_close(self, int code, str reason, str by, str cause) except -1
+    cdef int _begin_close(self, object code, str reason, str by, str cause) except -1
     cdef int _receive_data(self, int opcode, bytes payload) except -1
     cdef int _receive_close(self, bytes payload) except -1

@@ -170,7 +170,7 @@ cdef class Client(WSListener):
         self._catch_up_all()
         return self.wire.write_frame(frame)
 
-    def close(self, int code=1000, str reason=""):
+    def close(self, code=1000, str reason=""):
         """Close the connection: CLOSE with `code` and `reason`, then the peer has `close_seconds` to answer.
 
         Does nothing if it is closing already. Raises ValueError for a code that may not be sent
@@ -257,7 +257,7 @@ cdef class Client(WSListener):
             subscription.fanout.catch_up(subscription)
         return 0
 
-    cdef int _begin_close(self, int code, str reason, str by, str cause) except -1:
+    cdef int _begin_close(self, object code, str reason, str by, str cause) except -1:
         cdef bytes frame
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
@@ -295,13 +295,13 @@ cdef class Client(WSListener):
         cdef bytes payload
         if self.wire.transport is None:
             return
-        if opcode == OPCODE_CLOSE:
-            self._receive_close(frame.get_payload_as_bytes())
-            return
-        if self.disconnect is not None:  # section 1.4: what follows a CLOSE is of no interest
+        if self.disconnect is not None and opcode != OPCODE_CLOSE:  # section 1.4: of no interest behind a CLOSE
             return
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._begin_close(1002, "reserved bits are set (RFC 6455 section 5.2)", "server", "protocol_error")
+            return
+        if opcode == OPCODE_CLOSE:
+            self._receive_close(frame.get_payload_as_bytes())
             return
         payload = frame.get_payload_as_bytes()
         if opcode == OPCODE_PING:
@@ -387,10 +387,13 @@ cdef class Client(WSListener):
     cpdef resume_writing(self):
         cdef Subscription subscription
         self.wire.resume()
-        if self.subscriptions is not None:
-            for subscription in self.subscriptions.values():
+        if self.subscriptions is None:
+            return
+        for subscription in tuple(self.subscriptions.values()):
+            if subscription.has_rest:
                 subscription.has_rest = False
-            self._catch_up_all()
+                subscription.fanout.catch_up(subscription)
+        self._catch_up_all()
 
 
 _PLAIN_REQUEST = (

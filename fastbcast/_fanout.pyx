@@ -120,6 +120,7 @@ cdef class Sweeper:
         """Belong to `loop` and the calling thread, which runs it."""
         self.loop = loop
         self.thread_ident = PyThread_get_thread_ident()
+        self.is_scheduled = False  # what an earlier loop still had to run is lost with it
         self.schedule()
 
     def check(self, str what):
@@ -498,18 +499,19 @@ cdef class Fanout:
         """Send one subscriber what it lacks, now: its socket is writable again, or a direct frame comes next."""
         cdef uint32_t position = self.position
         cdef uint32_t remaining = self.remaining
-        if not subscription.is_active or self.slots[subscription.index].cursor == self.log.tail:
+        if not subscription.is_active:
             return 0
-        # A round of one slot.
-        self.position = subscription.index
-        self.remaining = 1
-        with nogil:
-            self._run_slice(UINT64_MAX, False)
-        self.position = position
-        self.remaining = remaining
-        if self.sweeper.aside_count:
-            self._settle()
-        self._trim()
+        if self.slots[subscription.index].cursor != self.log.tail:
+            # A round of one slot.
+            self.position = subscription.index
+            self.remaining = 1
+            with nogil:
+                self._run_slice(UINT64_MAX, False)
+            self.position = position
+            self.remaining = remaining
+            if self.sweeper.aside_count:
+                self._settle()
+            self._trim()
         if self.flushes is not None:
             self._check_flushes()
         return 0

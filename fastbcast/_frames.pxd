@@ -35,5 +35,5 @@ cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_
 
 cdef bytes make_frame(uint8_t opcode, const uint8_t* data, Py_ssize_t payload_len)
 cpdef bytes encode(object message, object text=*, Py_ssize_t max_message_bytes=*)
-cpdef bytes encode_close(int code, str reason=*)
-cpdef bint is_sendable_close_code(int code) noexcept
+cpdef bytes encode_close(code, str reason=*)
+cpdef bint is_sendable_close_code(code) except -1

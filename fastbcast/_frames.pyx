@@ -141,7 +141,7 @@ def encode_pong(payload=b""):
     return _encode_control(OPCODE_PONG, payload)
 
 
-cpdef bytes encode_close(int code, str reason=""):
+cpdef bytes encode_close(code, str reason=""):
     """Return a close frame with `code` and `reason` (section 5.5.1).
 
     Raises ValueError for a code that may not be sent (section 7.4) and for a reason above 123 bytes.
@@ -151,7 +151,7 @@ cpdef bytes encode_close(int code, str reason=""):
     return _encode_control(OPCODE_CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
-cpdef bint is_sendable_close_code(int code) noexcept:
+cpdef bint is_sendable_close_code(code) except -1:
     """Whether an endpoint may send `code`: section 7.4, and 1012 to 1014 of the IANA registry.
 
     1004 to 1006 and 1015 are reserved for what never crosses the wire.

@@ -75,6 +75,8 @@ class Door(asyncio.Protocol):
         if self._parser is not None:  # behind an answer, or while the hook decides
             if self._task is not None:
                 self._head += data
+                if len(self._head) > self._server.max_head_bytes:
+                    self._transport.pause_reading()
             return
         searched = max(0, len(self._head) - 3)
         self._head += data
@@ -140,13 +142,10 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
         elif "upgrade" not in self._headers or method == b"HEAD":
             status, content_type, body = self._server.respond(request)
-            self._answer(
-                status, body, {"Content-Type": content_type} if content_type else {}, with_body=method == b"GET"
-            )
+            self._answer(status, body, {"Content-Type": content_type} if content_type else {})
         elif (refusal := self._find_fault()) is not None:
             status, reason = refusal
-            version = {"Sec-WebSocket-Version": "13"} if status == HTTPStatus.UPGRADE_REQUIRED else {}
-            self._answer(status, reason, version)
+            self._answer(status, reason)
         else:
             self._authorize(request)
 
@@ -184,7 +183,6 @@ class Door(asyncio.Protocol):
             self._refuse(error)
             return
         if inspect.isawaitable(result):
-            self._transport.pause_reading()
             self._task = asyncio.ensure_future(self._await_authorize(request, result))
         else:
             self._upgrade(request, result)
@@ -219,26 +217,18 @@ class Door(asyncio.Protocol):
 
     # The answer.
 
-    def _answer(
-        self,
-        status: HTTPStatus,
-        body: str | bytes = "",
-        headers: dict[str, str] | None = None,
-        *,
-        with_body: bool = True,
-    ) -> None:
+    def _answer(self, status: HTTPStatus, body: str | bytes = "", headers: dict[str, str] | None = None) -> None:
         """Answer with `status` and close: one request a connection."""
         self._server.responses[int(status)] += 1
         if isinstance(body, str):
             body = f"{body or status.phrase}\n".encode()
-        fields = {"Content-Type": "text/plain; charset=utf-8"} | (headers or {})
-        lines = [
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in fields.items()),
-        ]
-        self._transport.write("\r\n".join([*lines, "", ""]).encode() + (body if with_body else b""))
+        fields = {"Content-Length": str(len(body)), "Connection": "close", "Content-Type": "text/plain; charset=utf-8"}
+        if status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110 section 15.5.22, RFC 6455 section 4.4
+            fields |= {"Upgrade": "websocket", "Connection": "close, Upgrade", "Sec-WebSocket-Version": "13"}
+        lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
+        head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
+        is_head = self._parser is not None and self._parser.get_method() == b"HEAD"
+        self._transport.write(head if is_head else head + body)
         self._transport.close()
 
     def _too_slow(self) -> None:

@@ -30,6 +30,7 @@ class Acceptor:
     def __init__(self, on_accept: Callable[[socket.socket], None]) -> None:
         self._on_accept = on_accept
         self._loop = asyncio.get_running_loop()
+        self._is_short = False
         self._retry: asyncio.TimerHandle | None = None
         self.sockets: list[socket.socket] = []
 
@@ -57,36 +58,37 @@ class Acceptor:
         for listener in self.sockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept what waits; returns False if descriptors or memory ran short."""
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 accepted, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 if error.errno in GONE:
                     continue
                 if error.errno not in SHORTAGES:
                     raise
                 self._pause(error)
-                return
+                return False
             accepted.setblocking(False)
             self._on_accept(accepted)
+        return True
 
     def _pause(self, error: OSError) -> None:
-        if self._retry is None:
+        if not self._is_short:
+            self._is_short = True
             _logger.warning("accepting pauses: %s", error.strerror)
-        self._stop()
+            self._stop()
         self._retry = self._loop.call_later(RETRY_SECONDS, self._try_again)
 
     def _try_again(self) -> None:
-        for listener in self.sockets:
-            self._accept(listener)
-            if self._retry is not None and self._retry.when() > self._loop.time():
-                return  # paused again
         self._retry = None
-        _logger.info("accepting again")
-        self.start()
+        if all(self._accept(listener) for listener in self.sockets):
+            self._is_short = False
+            _logger.warning("accepting again")
+            self.start()
 
     def _stop(self) -> None:
         for listener in self.sockets:

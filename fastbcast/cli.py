@@ -67,7 +67,9 @@ def main() -> None:
 
 @main.command("serve")
 @_server_options
-@click.option("--relay", is_flag=True, help="Publish what a client sends to all clients of its channel, itself included.")
+@click.option(
+    "--relay", is_flag=True, help="Publish what a client sends to all clients of its channel, itself included."
+)
 @click.option("--page/--no-page", default=True, show_default=True, help="Answer browsers with a page.")
 def serve_command(relay: bool, page: bool, **options: Any) -> None:
     """Serve channels: ws://HOST:PORT/prices is the channel "prices", / is the default one."""
@@ -145,9 +147,7 @@ async def _run_server(
     received = await stop
     if task is not None:
         task.cancel()
-    if received == signal.SIGTERM:
-        await hub.flushed(timeout=drain_seconds)
-    await server.close()
+    await server.close(drain_seconds=drain_seconds if received == signal.SIGTERM else 0)
     return 0
 
 
@@ -172,7 +172,8 @@ def _address(host: str, port: int) -> str:
 
 async def _demo(hub: Hub, server: Server) -> None:
     """Publish a price that wanders, once a second, to the default channel."""
-    click.echo(f"open http://{_address(server.host or '127.0.0.1', server.port)}/ in a browser, best in two windows; Ctrl-C ends it")
+    address = _address(server.host or "127.0.0.1", server.port)
+    click.echo(f"open http://{address}/ in a browser, best in two windows; Ctrl-C ends it")
     price = 64_000.0
     while True:
         step = random.gauss(0, 12)

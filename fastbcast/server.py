@@ -84,10 +84,11 @@ class Server:
         port: int = self.sockets[0].getsockname()[1]
         return port
 
-    async def close(self, *, code: int = 1001, reason: str = "going away") -> None:
+    async def close(self, *, code: int = 1001, reason: str = "going away", drain_seconds: float = 0) -> None:
         """Stop accepting, close every client with `code`, and wait until they are gone.
 
-        Who does not answer within the hub's `close_seconds` is aborted.
+        With `drain_seconds`, first wait as long for what was published so far to be written. Who does not
+        answer the CLOSE within the hub's `close_seconds` is aborted.
         """
         if self._acceptor is None or self._closed.is_set():
             return
@@ -96,12 +97,14 @@ class Server:
             task.cancel()
         for door in list(self.doors):
             door.abort()
+        if drain_seconds > 0:
+            await self.hub.flushed(timeout=drain_seconds)
         for client in list(self._clients):
             client.close_because(code, reason, "going_away")
         if self._clients:
             self._empty.clear()
             await self._empty.wait()
-        await self.hub.handlers.finish(self.hub.options.close_seconds)
+        await self.hub.handlers.finish(self, self.hub.options.close_seconds)
         self._closed.set()
 
     async def wait_closed(self) -> None:

@@ -1,7 +1,11 @@
 """The compiled core: declared once, built plain, for debugging, or with sanitizers.
 
-FASTBCAST_BUILD=release (default), debug (invariants are checked, lines can be traced for coverage),
-or sanitize (address and undefined-behaviour sanitizers; the test run must preload their runtimes).
+FASTBCAST_BUILD=release (default), debug (not optimised, lines can be traced for coverage), or sanitize
+(address and undefined-behaviour sanitizers; the test run must preload their runtimes).
+
+Each has a folder of its own, build/<mode>: C files and modules are made again when a .pyx, a .pxd or
+the C file before them changed, and never taken from another mode. Whoever changes this file removes
+build/ (`make` does): nothing else notices other directives.
 """
 
 import os
@@ -9,6 +13,7 @@ import sys
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 MODULES = ["_frames", "_log", "_wire", "_fanout", "_client"]
 
@@ -31,7 +36,17 @@ elif BUILD == "sanitize":
 elif BUILD != "release":
     sys.exit(f"FASTBCAST_BUILD={BUILD}: one of release, debug, sanitize")
 
+
+class BuildModules(build_ext):
+    """In place there is room for one mode: take this one's modules even if another's are newer."""
+
+    def copy_extensions_to_source(self) -> None:
+        self.force = True
+        super().copy_extensions_to_source()
+
+
 setup(
+    cmdclass={"build_ext": BuildModules},
     ext_modules=cythonize(
         [
             Extension(
@@ -44,7 +59,7 @@ setup(
             for name in MODULES
         ],
         compiler_directives=DIRECTIVES,
-        build_dir="build/cython",
-        force=True,
-    )
+        build_dir=f"build/{BUILD}",
+    ),
+    options={"build": {"build_base": f"build/{BUILD}"}, "build_ext": {"parallel": os.cpu_count()}},
 )

@@ -15,7 +15,10 @@ The path of a message, and the file that owns each step:
 command. Settings are in `options.py`, exceptions in `exceptions.py`, small types in `typing.py`.
 """
 
-from ._version import __version__  # isort: split  (first: it checks picows)
+# First of all: it checks picows.
+from ._version import __version__
+
+# isort: split
 
 from ._client import Client
 from .exceptions import FastbcastError, MessageTooBig, PublishQueueFull, Reject, WrongThread

@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -23,9 +24,9 @@ from weakref import WeakValueDictionary
 from ._fanout import Fanout, Sweeper
 from ._frames import encode
 from .exceptions import PublishQueueFull
-from .handlers import EVENTS, Handlers
+from .handlers import Handlers
 from .options import ChannelOptions, HubOptions
-from .typing import AuthorizeHook, ConnectHandler, Disconnect, DisconnectHandler, ErrorHandler, Flushed, MessageHandler
+from .typing import AuthorizeHook, Flushed
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -65,7 +66,7 @@ async def _flush(channels: list[Channel], timeout: float | None) -> Flushed:
         pass
     finally:
         counts = [channel.finish_flush(flush) for channel, flush in flushes]
-    return Flushed(*map(sum, zip(*counts)))
+    return Flushed(*map(sum, zip(*counts, strict=True)))
 
 
 class Hub:
@@ -172,10 +173,8 @@ class Hub:
             self._queue.append((channel, frame))
             self._queued_bytes += len(frame)
         if is_first and self.loop is not None:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to get it
                 self.loop.call_soon_threadsafe(self._take_queue)
-            except RuntimeError:  # the loop is closed: nobody is there to get it
-                pass
 
     def _take_queue(self) -> None:
         with self._queue_lock:
@@ -250,7 +249,8 @@ class Hub:
     def client_disconnected(self, client: Client) -> None:
         """The connection is gone, the slots and the fd with it."""
         self._clients.discard(client)
-        disconnect: Disconnect = client.disconnect
+        disconnect = client.disconnect
+        assert disconnect is not None  # set before this is called
         self._disconnects[disconnect.cause] += 1
         client.server.client_gone(client)
         self.handlers.handle("disconnect", client, disconnect)

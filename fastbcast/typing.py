@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ._client import Client
 
-    Message = Union[str, Buffer]
+    Message = str | Buffer
 
 __all__ = ["Disconnect", "Flushed", "Request"]
 
@@ -61,7 +61,7 @@ class Request(NamedTuple):
 
 
 AuthorizeHook = Callable[[Request], Any]
-ConnectHandler = Callable[["Client"], Union[Awaitable[None], None]]
-MessageHandler = Callable[["Client", Any], Union[Awaitable[None], None]]
-DisconnectHandler = Callable[["Client", Disconnect], Union[Awaitable[None], None]]
-ErrorHandler = Callable[["Client", BaseException], Union[Awaitable[None], None]]
+ConnectHandler = Callable[["Client"], Awaitable[None] | None]
+MessageHandler = Callable[["Client", Any], Awaitable[None] | None]
+DisconnectHandler = Callable[["Client", Disconnect], Awaitable[None] | None]
+ErrorHandler = Callable[["Client", BaseException], Awaitable[None] | None]

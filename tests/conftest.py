@@ -40,9 +40,13 @@ class ServerProcess:
 
     def __init__(self, command):
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,  # or what follows the first line is lost in a buffer that communicate() does not know
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        line = self.process.stdout.readline()
+        line = self.process.stdout.readline().decode()
         match = re.search(r"ws://\S+:(\d+)/", line)
         if match is None:
             self.process.kill()
@@ -61,7 +65,7 @@ class ServerProcess:
             self.process.kill()
             self.process.communicate()
             raise
-        return self.process.returncode, output, errors
+        return self.process.returncode, output.decode(), errors.decode()
 
 
 @pytest.fixture

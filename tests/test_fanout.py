@@ -508,3 +508,16 @@ def test_any_schedule_of_writes_and_reads_keeps_the_stream_whole(run, steps):
             assert [payload for payload in payloads if payload[:1] == b"d"] == direct
 
     run(main())
+
+
+def test_what_was_published_before_a_close_goes_out_before_it(run):
+    async def main():
+        hub = fastbcast.Hub()
+        async with serving(hub) as server:
+            client = await RawClient.connect(server.port, "/x")
+            hub.publish("x", b"last words")
+            client_of(hub, "x").close(1000, "bye")
+            frames = await client.read_frames(2)
+            assert [frame.payload for frame in frames] == [b"last words", b"\x03\xe8bye"]
+
+    run(main())

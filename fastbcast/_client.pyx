@@ -173,7 +173,7 @@ cdef class Client(WSListener):
     def close(self, code=1000, str reason=""):
         """Close the connection: CLOSE with `code` and `reason`, then the peer has `close_seconds` to answer.
 
-        Does nothing if it is closing already. Raises ValueError for a code that may not be sent
+        What was published to its channels before goes out first, unless the client is behind. Does nothing if it is closing already. Raises ValueError for a code that may not be sent
         (RFC 6455 section 7.4) or a reason above 123 bytes.
         """
         self.hub.check_thread("client.close")
@@ -262,6 +262,9 @@ cdef class Client(WSListener):
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
         frame = encode_close(code, reason)
+        self._catch_up_all()    # what was published before goes out before
+        if self.wire.is_close_sent:
+            return 0            # it turned out to be too far behind
         self._leave_all(False)
         self._end_as(code, reason, by, cause)
         self.wire.write_close(frame)

@@ -32,11 +32,11 @@ Handler = Callable[..., Any]
 class Inbox:
     """One client's events that wait for an async handler, and the task that works them off."""
 
-    __slots__ = ("events", "task")
+    __slots__ = ("events", "is_cancelled")
 
     def __init__(self) -> None:
         self.events: deque[tuple[str, tuple[Any, ...]]] = deque()
-        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = False
 
 
 class Handlers:
@@ -73,13 +73,12 @@ class Handlers:
         else:
             if inspect.isawaitable(result):
                 client.inbox = inbox = Inbox()
-                inbox.task = self._start(client, self._work_off(client, inbox, event, result))
+                self._start(client, self._work_off(client, inbox, event, result))
 
-    def _start(self, client: Client, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, client: Client, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks[task] = client  # the loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.pop)
-        return task
 
     async def _work_off(self, client: Client, inbox: Inbox, event: str, result: Awaitable[None]) -> None:
         """Await `result`, the first event's, then handle what has come in meanwhile."""
@@ -87,7 +86,9 @@ class Handlers:
             while True:
                 try:
                     await result
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    if inbox.is_cancelled:
+                        raise
                     self._failed(event, client, error)
                     # Nothing more of a client that failed, but its end is still told.
                     inbox.events = deque(item for item in inbox.events if item[0] == "disconnect")
@@ -109,7 +110,7 @@ class Handlers:
         if inspect.isawaitable(result):
             await result
 
-    def _failed(self, event: str, client: Client, error: Exception) -> None:
+    def _failed(self, event: str, client: Client, error: BaseException) -> None:
         _logger.error("on_%s failed", event, exc_info=error)
         client.close_because(1011, "internal error", "handler_error")
         if "error" in self._handlers:
@@ -134,6 +135,9 @@ class Handlers:
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
+                inbox = self._tasks[task].inbox
+                if inbox is not None:
+                    inbox.is_cancelled = True
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=seconds)

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import uvloop
@@ -28,6 +28,9 @@ from .tool import listen_to, publish_to
 _logger = logging.getLogger("fastbcast")
 
 _Command = Callable[..., Any]
+
+MAX_BYTES = 2**40
+"""What any option of bytes may be: a terabyte."""
 
 
 def _defaults(options: type[HubOptions] | type[ChannelOptions]) -> dict[str, Any]:
@@ -47,9 +50,9 @@ def _server_options(command: _Command) -> _Command:
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="How long SIGTERM lets pending messages finish."),
-        click.option("--max-lag-bytes", type=click.IntRange(min=1), default=_CHANNEL["max_lag_bytes"],
+        click.option("--max-lag-bytes", type=click.IntRange(1, MAX_BYTES), default=_CHANNEL["max_lag_bytes"],
                      show_default=True, help="A client further behind is evicted (1013)."),
-        click.option("--max-message-bytes", type=click.IntRange(min=1), default=_HUB["max_message_bytes"],
+        click.option("--max-message-bytes", type=click.IntRange(1, MAX_BYTES), default=_HUB["max_message_bytes"],
                      show_default=True, help="The largest message a client may send (1009 above)."),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                      help="Port to listen on; 0 takes a free one."),
@@ -89,21 +92,24 @@ def demo(**options: Any) -> None:
 def publish_command(url: str, message: str | None) -> None:
     """Send MESSAGE to the relay at URL, or each line of standard input as a message."""
     lines = sys.stdin if message is None else [message]
-    sys.exit(_run_client(publish_to(url, lines)))
+    _run_client(publish_to(url, lines))
 
 
 @main.command("listen")
 @click.argument("url")
 def listen_command(url: str) -> None:
     """Print what arrives from URL, a line for each message."""
-    sys.exit(_run_client(listen_to(url)))
+    _run_client(listen_to(url))
 
 
-def _run_client(coroutine: Coroutine[Any, Any, int]) -> int:
+def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
     try:
-        return uvloop.run(coroutine)
+        status = uvloop.run(coroutine)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        status = 128 + signal.SIGINT
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a thread may still wait for standard input: the interpreter's own end would wait for it
 
 
 # The server's life.
@@ -138,8 +144,9 @@ async def _run_server(
     stop = _stop_signals()
     try:
         server = await serve(hub, host, port, page=page)
-    except OSError as error:
-        click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {error.strerror or error}", err=True)
+    except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
+        reason = getattr(error, "strerror", None) or error
+        click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {reason}", err=True)
         return 1
     gc.freeze()  # what is alive now stays: later collections need not look at it
     click.echo(f"listening on ws://{_address(host, server.port)}/")

@@ -6,39 +6,84 @@ Both return the process's exit status, and say on standard error what went wrong
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import AsyncIterator, Iterable
 
 import click
 from picows import WSInvalidURL
-from picows.websockets import ConnectionClosed, InvalidHandshake, InvalidURI, WebSocketException, connect
+from picows.websockets import (
+    ClientConnection,
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidURI,
+    WebSocketException,
+    connect,
+)
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What `listen` takes from a server it was told to trust."""
+MAX_QUEUED_LINES = 64
+"""How far reading the input may be ahead of sending it."""
 
 
 async def publish_to(url: str, lines: Iterable[str]) -> int:
     """Send each line (without its newline) as a text message, then close."""
-    loop = asyncio.get_running_loop()
     try:
         async with connect(url, max_size=MAX_MESSAGE_BYTES) as connection:
-
-            async def discard() -> None:
-                # A relay sends everything back: whoever does not read is a slow consumer.
-                async for _ in connection:
-                    pass
-
-            discarding = asyncio.create_task(discard())
-            iterator = iter(lines)
-            # Standard input blocks: in a thread, so that pings are answered meanwhile.
-            while (line := await loop.run_in_executor(None, next, iterator, None)) is not None:
-                await connection.send(line.rstrip("\n"))
+            # A relay sends everything back: whoever does not read is a slow consumer.
+            receiving = asyncio.create_task(_receive_until_closed(connection))
+            sending = asyncio.create_task(_send(connection, lines))
+            await asyncio.wait([sending, receiving], return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():  # the server has gone while input stays open
+                sending.cancel()
+                raise await receiving
+            await sending
             await connection.close()
-            await discarding
-    except (OSError, WebSocketException, WSInvalidURL) as error:
+            closed = await receiving
+            if not _is_normal(closed):
+                raise closed
+    except (OSError, ValueError, WebSocketException, WSInvalidURL) as error:
         return _failed(url, error)
     return 0
+
+
+async def _receive_until_closed(connection: ClientConnection) -> ConnectionClosed:
+    while True:
+        try:
+            await connection.recv()
+        except ConnectionClosed as closed:
+            return closed
+
+
+async def _send(connection: ClientConnection, lines: Iterable[str]) -> None:
+    async for line in _read_in_thread(lines):
+        await connection.send(line.rstrip("\n"))
+
+
+async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
+    """Iterate over lines that block (standard input) while the loop goes on answering pings.
+
+    The thread is a daemon: nobody waits for the rest of the input when the connection or the user has
+    had enough. It is at most MAX_QUEUED_LINES ahead.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    room = threading.Semaphore(MAX_QUEUED_LINES)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            for line in lines:
+                room.acquire()
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await queue.get()) is not None:
+        room.release()
+        yield line
 
 
 async def listen_to(url: str) -> int:
@@ -57,17 +102,19 @@ async def listen_to(url: str) -> int:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                     return 0
     except ConnectionClosed as closed:
-        if closed.rcvd is not None and closed.rcvd.code in (1000, 1001):
-            return 0
-        return _failed(url, closed)
-    except (OSError, WebSocketException, WSInvalidURL) as error:
+        return 0 if _is_normal(closed) else _failed(url, closed)
+    except (OSError, ValueError, WebSocketException, WSInvalidURL) as error:
         return _failed(url, error)
+
+
+def _is_normal(closed: ConnectionClosed) -> bool:
+    return closed.rcvd is not None and closed.rcvd.code in (1000, 1001)
 
 
 def _failed(url: str, error: Exception) -> int:
     if isinstance(error, ConnectionClosed):
         what = "connection closed"
-    elif isinstance(error, (InvalidURI, WSInvalidURL)):
+    elif isinstance(error, InvalidURI | WSInvalidURL | ValueError):
         what = "not a WebSocket URL"
     elif isinstance(error, InvalidHandshake):
         what = "handshake refused"

@@ -43,6 +43,8 @@ cdef class Segment:
     """A piece of memory that speaks the buffer protocol, read-only."""
 
     def __cinit__(self, Py_ssize_t capacity):
+        if capacity < 0:
+            raise ValueError(f"a segment cannot have {capacity} bytes")
         self.data = <uint8_t*>malloc(capacity)
         if self.data == NULL:
             raise MemoryError(f"no memory for a segment of {capacity} bytes")
@@ -179,7 +181,7 @@ cdef class Log:
         return 0
 
     cdef int _grow_index(self) except -1:
-        cdef uint64_t wanted = max(MIN_INDEX_FRAMES, 2 * self.index_capacity)
+        cdef uint64_t wanted = max(<uint64_t>MIN_INDEX_FRAMES, 2 * self.index_capacity)
         cdef uint64_t seq
         cdef uint64_t* ends = <uint64_t*>malloc(wanted * sizeof(uint64_t))
         if ends == NULL:

@@ -87,7 +87,7 @@ class Acceptor:
         self._retry = None
         if all(self._accept(listener) for listener in self.sockets):
             self._is_short = False
-            _logger.warning("accepting again")
+            _logger.info("accepting again")
             self.start()
 
     def _stop(self) -> None:

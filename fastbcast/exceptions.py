@@ -58,7 +58,7 @@ class PublishQueueFull(FastbcastError):
 class Reject(FastbcastError):
     """Refuse a client before the 101: raise it in an authorize hook.
 
-    `status` is an HTTP status from 400 to 599, `reason` a short text for the response's body.
+    `status` is one of HTTP's from 400 to 599 (ValueError otherwise), `reason` a short text for the body.
     """
 
     def __init__(self, status: int = 403, reason: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A WebSocket client on a bare socket: it reads only when told to, and may send anything."""
+"""A client on a bare socket, of WebSocket or of plain HTTP: it reads only when told to, and may send anything."""
 
 import asyncio
 import base64
@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import weakref
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from reference import CLOSE, client_frame, parse_frames
 
@@ -133,3 +133,26 @@ class RawClient:
         """Close with RST: what a crashed machine's peer sees."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+
+def get(path="/", method="GET", **headers):
+    """The bytes of a request that is no handshake."""
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode()
+
+
+async def answer_of(client):
+    """Read to the end of the connection: (status, headers by lower-case name, body)."""
+    head = await client.read_head()
+    while await client.receive():
+        pass
+    status_line, *lines = head.split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(status_line.split()[1]), headers, client.data
+
+
+async def ask(port, request):
+    """Send `request` on a connection of its own; gives what `answer_of` gives."""
+    with closing(await RawClient.connect_tcp(port)) as client:
+        await client.send(request)
+        return await answer_of(client)

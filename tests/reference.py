@@ -33,6 +33,10 @@ def client_frame(opcode, payload, **options):
     return encode_frame(opcode, payload, mask=os.urandom(4), **options)
 
 
+def close_payload(code, reason=""):
+    return code.to_bytes(2, "big") + reason.encode()
+
+
 def parse_frames(data):
     """Return (whole frames, what is left) of a server's byte stream; ValueError for what no server may send."""
     frames = []
@@ -56,7 +60,8 @@ def parse_frames(data):
             raise ValueError(f"opcode {data[0] & 0x0F}: not at a frame boundary?")
         if len(data) < start + length:
             break
-        frames.append(Frame(data[0] & 0x0F, bytes(data[start : start + length]), bool(data[0] & 0x80), data[0] >> 4 & 7))
+        payload = bytes(data[start : start + length])
+        frames.append(Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80), data[0] >> 4 & 7))
         data = data[start + length :]
     return frames, bytes(data)
 

@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -24,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import seconds
+from conftest import find_program, missing, seconds
 from websockets.sync.client import connect
 
 NODE = Path(__file__).parent / "node"
@@ -43,20 +42,6 @@ MESSAGES = [
 ]
 PING = "are you there?"
 CLOSE_CODE = 4001
-
-
-def missing(what):
-    """Fail in CI, where nothing may be skipped; skip elsewhere."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}, and CI skips nothing")
-    pytest.skip(what)
-
-
-def find_program(*names):
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    return missing(f"no {' or '.join(names)} on PATH")
 
 
 @pytest.fixture

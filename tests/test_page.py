@@ -8,9 +8,9 @@ import re
 import sys
 
 import pytest
-from conftest import seconds
+from conftest import find_program, seconds
 from playwright.sync_api import expect, sync_playwright
-from test_foreign_clients import check_browser, find_program
+from test_foreign_clients import check_browser
 from websockets.sync.client import connect
 
 SECOND = 1000  # Playwright counts in milliseconds

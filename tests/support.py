@@ -1,0 +1,88 @@
+"""What tests of a running Hub share: connect to it, wait, fill a client's socket, register handlers."""
+
+import asyncio
+import contextlib
+from contextlib import closing
+
+from raw_client import RawClient
+from reference import CLOSE, close_payload
+
+from fastbcast import serve
+
+KINDS = ("sync", "async")
+
+
+async def until(condition):
+    """Give the loop turns until `condition()` is true; the fixture `run` bounds it."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def subscribed(hub, channel, count=1):
+    return until(lambda: hub.count_subscribers(channel) == count)
+
+
+def client_of(hub, channel):
+    return next(client for client in hub.clients() if client.channel == channel)
+
+
+def check(hub):
+    for channel in hub.channels():
+        channel.check_invariants()
+
+
+@contextlib.asynccontextmanager
+async def raw_connections(hub, *paths, receive_buffer_bytes=None, **options):
+    """Serve `hub` and connect to each path: gives a RawClient for each, no list if there is one path."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serve(hub, **options))
+        raws = [
+            stack.enter_context(closing(await RawClient.connect(server.port, path, receive_buffer_bytes)))
+            for path in paths
+        ]
+        yield raws[0] if len(raws) == 1 else raws
+
+
+@contextlib.asynccontextmanager
+async def connections(hub, *paths, **options):
+    """The same with the Client at the other end: gives (RawClient, Client) for each path."""
+    async with raw_connections(hub, *paths, **options) as raws:
+        clients = {client.remote_address: client for client in hub.clients()}
+        pairs = [(raw, clients[raw.sock.getsockname()]) for raw in (raws if len(paths) != 1 else [raws])]
+        yield pairs[0] if len(pairs) == 1 else pairs
+
+
+async def say_goodbye(raw):
+    await raw.send_frame(CLOSE, close_payload(1000))
+    return await raw.read_close()
+
+
+async def fill(client, publish):
+    """Publish until the kernel refuses more for `client`."""
+    while not client.is_writing_paused:
+        publish()
+        await asyncio.sleep(0)
+
+
+async def stall(hub, channel, size=16 * 1024):
+    """Publish to `channel`, whose only client does not read, until the kernel refuses; return what was published."""
+    published = []
+
+    def publish():
+        published.append(bytes([len(published) % 256]) * size)
+        hub.publish(channel, published[-1])
+
+    await fill(client_of(hub, channel), publish)
+    return published
+
+
+def register(hub, event, handler, kind):
+    """Register `handler` as it is, or as a coroutine function that first lets the loop turn."""
+    if kind == "sync":
+        return getattr(hub, event)(handler)
+
+    async def async_handler(*arguments):
+        await asyncio.sleep(0)
+        handler(*arguments)
+
+    return getattr(hub, event)(async_handler)

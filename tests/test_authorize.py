@@ -1,0 +1,223 @@
+"""The authorize hook: who may come in, and who the client is."""
+
+import asyncio
+import logging
+from contextlib import closing
+
+import pytest
+from raw_client import RawClient, ask, handshake
+
+from fastbcast import Hub, Reject, serve
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_authorize_returns_is_the_identity(run, is_async):
+    async def scenario():
+        hub = Hub()
+        requests = []
+
+        def decide(request):
+            requests.append(request)
+            return {"user": request.headers["x-user"]}
+
+        async def decide_later(request):
+            await asyncio.sleep(0)
+            return decide(request)
+
+        hub.authorize(decide_later if is_async else decide)
+        connected = asyncio.get_running_loop().create_future()
+        hub.on_connect(connected.set_result)
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port, "/%C3%BCber?token=%41", X_User="ada")) as raw:
+                client = await connected
+                assert client.identity == {"user": "ada"}
+                assert client.channel == "über"
+                assert client.remote_address == raw.sock.getsockname()
+                (request,) = requests
+                assert request.path == "/über"
+                assert request.query == "token=%41"
+                assert request.channel == "über"
+                assert request.remote_address == raw.sock.getsockname()
+                assert request.headers["upgrade"] == "websocket"
+
+    run(scenario())
+
+
+def test_header_lines_of_the_same_name_reach_authorize_joined(run):
+    async def scenario():
+        hub = Hub()
+        seen = []
+        hub.authorize(lambda request: seen.append(request.headers["x-role"]))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake(X_Role="a").replace(b"X-Role: a", b"X-Role: a\r\nx-role: b"))
+                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+        assert seen == ["a, b"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("rejection", "status", "body"),
+    [(Reject(), 403, b"Forbidden\n"), (Reject(401, "who are you?"), 401, b"who are you?\n"), (Reject(503), 503, None)],
+)
+def test_reject_answers_with_its_status_and_reason(run, is_async, rejection, status, body, caplog):
+    async def scenario():
+        hub = Hub()
+
+        def refuse(request):
+            raise rejection
+
+        async def refuse_later(request):
+            await asyncio.sleep(0)
+            raise rejection
+
+        hub.authorize(refuse_later if is_async else refuse)
+        async with serve(hub) as server:
+            answered, _, answered_body = await ask(server.port, handshake())
+            assert answered == status
+            assert body is None or answered_body == body
+            assert hub.stats()["clients"] == 0
+
+    run(scenario())
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("status", [200, 399, 600])
+def test_reject_takes_an_error_status_only(status):
+    with pytest.raises(ValueError, match=str(status)):
+        Reject(status)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_async, caplog):
+    async def scenario():
+        hub = Hub()
+
+        def fail(request):
+            raise LookupError("the user database is down")
+
+        async def fail_later(request):
+            await asyncio.sleep(0)
+            fail(request)
+
+        hub.authorize(fail_later if is_async else fail)
+        async with serve(hub) as server:
+            status, _, body = await ask(server.port, handshake())
+            assert status == 500
+            assert b"database" not in body
+
+    run(scenario())
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert isinstance(record.exc_info[1], LookupError)
+
+
+def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(run):
+    async def scenario():
+        hub = Hub()
+        cancelled = asyncio.Event()
+
+        @hub.authorize
+        async def wait_for_ever(request):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with serve(hub, handshake_seconds=0.05) as server:
+            status, _, _ = await ask(server.port, handshake())
+            assert status == 503
+            await cancelled.wait()
+            assert hub.stats()["clients"] == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
+def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
+    async def scenario():
+        hub = Hub()
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        @hub.authorize
+        async def wait_for_ever(request):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with serve(hub, handshake_seconds=3) as server:
+            client = await RawClient.connect_tcp(server.port)
+            await client.send(handshake())
+            await entered.wait()
+            leave(client)
+            await cancelled.wait()
+            # Not by the deadline, which answers first.
+            assert server.responses == {}
+
+    run(scenario())
+    assert caplog.records == []
+
+
+def test_what_a_client_sends_while_the_hook_decides_is_bounded(run):
+    async def scenario():
+        hub = Hub()
+        entered = asyncio.Event()
+
+        @hub.authorize
+        async def wait_for_ever(request):
+            entered.set()
+            await asyncio.Event().wait()
+
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake())
+                await entered.wait()
+                sent, blocked_turns = 0, 0
+                while blocked_turns < 100:  # a server that reads takes some in each turn
+                    try:
+                        sent += client.sock.send(bytes(65536))
+                        blocked_turns = 0
+                    except BlockingIOError:
+                        blocked_turns += 1
+                        await asyncio.sleep(0)
+                    assert sent < 64 * 1024 * 1024
+
+    run(scenario())
+
+
+def test_a_server_that_closes_cancels_the_hooks_at_work(run):
+    async def scenario():
+        hub = Hub()
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        @hub.authorize
+        async def wait_for_ever(request):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        server = await serve(hub)
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake())
+            await entered.wait()
+            await server.close()
+            await cancelled.wait()
+            assert await client.receive() is False
+
+    run(scenario())
+
+
+def test_a_second_authorize_hook_is_refused():
+    hub = Hub()
+    hub.authorize(lambda request: None)
+    with pytest.raises(ValueError, match="already"):
+        hub.authorize(lambda request: None)

@@ -1,0 +1,207 @@
+"""Frames from a client: what breaks RFC 6455 or a limit closes it, what is just allowed arrives.
+
+The server is given max_message_bytes=1000 and max_fragments=4.
+"""
+
+import asyncio
+import contextlib
+from contextlib import closing
+
+import pytest
+from raw_client import RawClient
+from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame, close_payload, encode_frame
+from support import subscribed, until
+
+from fastbcast import Hub, serve
+
+PROTOCOL_ERROR = (1002, "protocol_error")
+INVALID_TEXT = (1007, "invalid_text")
+TOO_BIG = (1009, "message_too_big")
+TOO_MANY = (1008, "too_many_fragments")
+
+
+def fragments(opcode, *payloads):
+    """A message cut into frames; the last one has FIN."""
+    frames = [client_frame(opcode if n == 0 else 0, payload, fin=False) for n, payload in enumerate(payloads[:-1])]
+    return b"".join(frames) + client_frame(0, payloads[-1])
+
+
+BAD_INPUT = {
+    "unmasked text": (encode_frame(TEXT, b"x"), PROTOCOL_ERROR),
+    "unmasked ping": (encode_frame(PING, b""), PROTOCOL_ERROR),
+    "unmasked close": (encode_frame(CLOSE, b""), PROTOCOL_ERROR),
+    **{f"reserved bit {rsv}": (client_frame(TEXT, b"x", rsv=rsv), PROTOCOL_ERROR) for rsv in (1, 2, 4, 7)},
+    "reserved bit on a ping": (client_frame(PING, b"", rsv=4), PROTOCOL_ERROR),
+    "reserved bit on a close": (client_frame(CLOSE, close_payload(1000), rsv=4), PROTOCOL_ERROR),
+    "reserved bit on a continuation": (
+        client_frame(TEXT, b"a", fin=False) + client_frame(0, b"b", rsv=4),
+        PROTOCOL_ERROR,
+    ),
+    **{f"opcode {n:#x}": (client_frame(n, b""), PROTOCOL_ERROR) for n in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "fragmented ping": (client_frame(PING, b"", fin=False), PROTOCOL_ERROR),
+    "fragmented pong": (client_frame(PONG, b"", fin=False), PROTOCOL_ERROR),
+    "fragmented close": (client_frame(CLOSE, close_payload(1000), fin=False), PROTOCOL_ERROR),
+    "long ping": (client_frame(PING, bytes(126)), PROTOCOL_ERROR),
+    "long pong": (client_frame(PONG, bytes(126)), PROTOCOL_ERROR),
+    "long close": (client_frame(CLOSE, close_payload(1000, "x" * 124)), PROTOCOL_ERROR),
+    "continuation without a start": (client_frame(0, b"x"), PROTOCOL_ERROR),
+    "continuation after the end": (fragments(TEXT, b"a", b"b") + client_frame(0, b"c"), PROTOCOL_ERROR),
+    "text inside fragments": (client_frame(TEXT, b"a", fin=False) + client_frame(TEXT, b"b"), PROTOCOL_ERROR),
+    "binary inside fragments": (client_frame(TEXT, b"a", fin=False) + client_frame(BINARY, b"b"), PROTOCOL_ERROR),
+    **{
+        f"close code {code}": (client_frame(CLOSE, close_payload(code)), PROTOCOL_ERROR)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2999, 5000, 65535)
+    },
+    "close of one byte": (client_frame(CLOSE, b"\x03"), PROTOCOL_ERROR),
+    "close reason is not UTF-8": (client_frame(CLOSE, close_payload(1000) + b"\xff"), INVALID_TEXT),
+    "text is not UTF-8": (client_frame(TEXT, b"abc\xff"), INVALID_TEXT),
+    "text ends inside a character": (client_frame(TEXT, b"\xe2\x82"), INVALID_TEXT),
+    "text has a surrogate": (client_frame(TEXT, b"\xed\xa0\x80"), INVALID_TEXT),
+    "text is overlong": (client_frame(TEXT, b"\xc0\xaf"), INVALID_TEXT),
+    "text above U+10FFFF": (client_frame(TEXT, b"\xf4\x90\x80\x80"), INVALID_TEXT),
+    "fragments are not UTF-8": (fragments(TEXT, b"ok", b"\xe2\x82", b"\xe2"), INVALID_TEXT),
+    "message too big, announced only": (client_frame(BINARY, bytes(1001))[:8], TOO_BIG),
+    "message far too big, announced only": (client_frame(BINARY, bytes(70_000))[:14], TOO_BIG),
+    "message too big": (client_frame(TEXT, b"x" * 1001), TOO_BIG),
+    "fragments too big": (fragments(BINARY, bytes(600), bytes(401)), TOO_BIG),
+    "fragments too big before the end": (
+        client_frame(BINARY, bytes(600), fin=False) + client_frame(0, bytes(600), fin=False),
+        TOO_BIG,
+    ),
+    "too many fragments": (fragments(TEXT, b"a", b"b", b"c", b"d", b"e"), TOO_MANY),
+    "too many empty fragments": (fragments(TEXT, *[b""] * 5), TOO_MANY),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_closes_that_client_with_its_code_and_nobody_else(run, sent, expected, caplog):
+    async def scenario():
+        hub = Hub(max_message_bytes=1000, max_fragments=4)
+        received, ended = [], []
+        hub.on_message(lambda client, message: received.append(message))
+        hub.on_disconnect(lambda client, disconnect: ended.append(disconnect))
+        published = []
+
+        def publish():
+            published.append(b"%d" % len(published))
+            hub.publish("prices", published[-1])
+
+        async with serve(hub) as server:
+            async with contextlib.AsyncExitStack() as stack:
+                bad = stack.enter_context(closing(await RawClient.connect(server.port, "/prices")))
+                healthy = stack.enter_context(closing(await RawClient.connect(server.port, "/prices")))
+                await subscribed(hub, "prices", 2)
+                publish()
+                await bad.send(sent)
+                while hub.count_subscribers("prices") == 2:
+                    publish()
+                    await asyncio.sleep(0)
+                for _ in range(3):
+                    publish()
+                    await asyncio.sleep(0)
+                got = []
+                while not got or got[-1].opcode != CLOSE:
+                    frames = await bad.read_frames(1)
+                    assert frames, "the connection ended without a CLOSE"
+                    got += frames
+                publish()
+                # What comes now is of no interest to it, and nothing may come of it.
+                with contextlib.suppress(ConnectionError):
+                    await bad.send(client_frame(TEXT, b"late") + client_frame(PING, b"late"))
+                    await bad.send_frame(CLOSE, got[-1].payload[:2])
+                assert await bad.read_to_end() == []
+                await until(lambda: ended)
+                publish()
+
+                code, cause = expected
+                assert int.from_bytes(got[-1].payload[:2], "big") == code
+                got[-1].payload[2:].decode()
+                assert [frame.payload for frame in got[:-1]] == published[: len(got) - 1]
+                assert await healthy.read_payloads(len(published)) == published
+                assert "late" not in received
+                assert [(end.code, end.by, end.cause) for end in ended] == [(code, "server", cause)]
+                assert hub.stats()["disconnects"] == {cause: 1}
+
+    run(scenario())
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        pytest.param(client_frame(BINARY, bytes(1000)), bytes(1000), id="exactly max_message_bytes"),
+        pytest.param(fragments(BINARY, bytes(600), bytes(400)), bytes(1000), id="exactly that in fragments"),
+        pytest.param(fragments(TEXT, b"a", b"b", b"c", b"d"), "abcd", id="exactly max_fragments"),
+        pytest.param(fragments(TEXT, b"\xe2", b"\x82", b"\xac"), "€", id="a character across fragments"),
+        pytest.param(fragments(TEXT, b"", b"", b""), "", id="an empty message in fragments"),
+        pytest.param(
+            client_frame(TEXT, b"a", fin=False)
+            + client_frame(PING, b"")
+            + client_frame(PONG, b"")
+            + client_frame(0, b"b"),
+            "ab",
+            id="control frames between fragments",
+        ),
+    ],
+)
+def test_what_is_just_allowed_arrives(run, sent, message):
+    async def scenario():
+        hub = Hub(max_message_bytes=1000, max_fragments=4)
+        received = []
+        hub.on_message(lambda client, message: received.append(message))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(sent * 2)
+                await until(lambda: len(received) == 2)
+                assert received == [message, message]
+                assert hub.stats()["received_messages"] == 2
+                assert hub.stats()["disconnects"] == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+)
+def test_a_close_code_that_may_be_sent_is_echoed(run, code):
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send_frame(CLOSE, close_payload(code, "x" * 123))
+                assert await client.read_close() == (code, "")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", bytes(range(125))], ids=["empty", "one byte", "125 bytes"])
+def test_a_ping_is_answered_with_its_payload(run, payload):
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send_frame(PING, payload)
+                assert await client.read_frames(1) == [Frame(PONG, payload)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100], ids=["in the header", "in the mask", "in the payload"])
+@pytest.mark.parametrize("vanish", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
+def test_a_client_that_vanishes_in_a_frame_is_forgotten(run, cut, vanish, caplog):
+    async def scenario():
+        hub = Hub()
+        ended = []
+        hub.on_disconnect(lambda client, disconnect: ended.append(disconnect))
+        async with serve(hub) as server:
+            vanishing = await RawClient.connect(server.port)
+            with closing(await RawClient.connect(server.port)) as healthy:
+                await subscribed(hub, "default", 2)
+                await vanishing.send(client_frame(BINARY, bytes(500))[:cut])
+                vanish(vanishing)
+                await until(lambda: ended)
+                assert ended == [(1006, "", "network", "connection_lost")]
+                assert hub.count_subscribers("default") == 1
+                hub.publish("default", "hello")
+                assert await healthy.read_payloads(1) == [b"hello"]
+
+    run(scenario())
+    assert caplog.records == []

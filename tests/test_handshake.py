@@ -1,0 +1,281 @@
+"""The opening handshake: what is accepted, and how what is not is refused."""
+
+import asyncio
+import os
+import socket
+from contextlib import closing
+
+import pytest
+import websockets
+from raw_client import RawClient, answer_of, ask, get, handshake
+from reference import BINARY, PING, PONG, TEXT, Frame, client_frame
+from support import until
+
+from fastbcast import Hub, serve
+
+# What is accepted.
+
+
+def test_the_accept_header_is_what_rfc_6455_computes_for_its_own_example(run):
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ=="))
+                lines = (await client.read_head()).lower().split("\r\n")
+                assert lines[0].startswith("http/1.1 101 ")
+                assert "upgrade: websocket" in lines
+                assert "connection: upgrade" in lines
+                assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in lines
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(handshake("/prices", Connection="keep-alive, Upgrade"), id="connection has keep-alive too"),
+        pytest.param(handshake("/prices", Connection="Upgrade,keep-alive"), id="no space in the list"),
+        pytest.param(handshake("/prices", Connection="UPGRADE", Upgrade="WebSocket"), id="values in another case"),
+        pytest.param(
+            handshake("/prices").replace(b"Connection: Upgrade", b"Connection: keep-alive\r\nConnection: Upgrade"),
+            id="two Connection lines",
+        ),
+        pytest.param(
+            handshake("/prices").replace(b"Sec-WebSocket-", b"SEC-WEBSOCKET-").replace(b"Upgrade: ", b"uPGRADE: "),
+            id="header names in another case",
+        ),
+        pytest.param(handshake("/prices").replace(b"Version: 13", b"Version:\t 13 "), id="blanks around a value"),
+        pytest.param(handshake("/prices", Upgrade="h2c, websocket"), id="other protocols offered"),
+        pytest.param(handshake("/prices", Content_Length="0"), id="an empty body"),
+        pytest.param(handshake("/prices", Sec_WebSocket_Extensions="permessage-deflate"), id="extension offered"),
+        pytest.param(handshake("/prices", Sec_WebSocket_Protocol="chat"), id="subprotocol offered"),
+        pytest.param(handshake("/prices", Cookie="x" * 8000), id="long head below the limit"),
+        pytest.param(handshake("/prices?token=abc"), id="query"),
+        pytest.param(handshake("/prices/"), id="slash at the end"),
+        pytest.param(handshake("/%70rices"), id="percent-encoded"),
+        pytest.param(handshake("http://127.0.0.1/prices"), id="absolute form"),
+    ],
+)
+def test_a_handshake_as_clients_and_proxies_write_it_is_accepted(run, request_bytes):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(request_bytes)
+                head = (await client.read_head()).lower()
+                assert head.startswith("http/1.1 101 ")
+                assert "sec-websocket-extensions" not in head
+                assert "sec-websocket-protocol" not in head
+                hub.publish("prices", "hello")
+                assert await client.read_frames(1) == [Frame(TEXT, b"hello")]
+
+    run(scenario())
+
+
+def test_a_handshake_may_arrive_byte_by_byte(run):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for byte in handshake("/prices"):
+                    await client.send(bytes([byte]))
+                    await asyncio.sleep(0)
+                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+                hub.publish("prices", "hello")
+                assert await client.read_payloads(1) == [b"hello"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["no hook", "async authorize"])
+def test_frames_sent_together_with_the_handshake_are_not_lost(run, is_async):
+    async def scenario():
+        hub = Hub()
+        received = []
+        hub.on_message(lambda client, message: received.append(message))
+        if is_async:
+
+            @hub.authorize
+            async def yields(request):
+                await asyncio.sleep(0)
+
+        first, last = client_frame(TEXT, b"first"), client_frame(BINARY, os.urandom(5000))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake() + first + client_frame(PING, b"?") + last[:3000])
+                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+                assert await client.read_frames(1) == [Frame(PONG, b"?")]
+                await client.send(last[3000:])
+                await until(lambda: len(received) == 2)
+        assert received[0] == "first"
+        assert len(received[1]) == 5000
+
+    run(scenario())
+
+
+def test_the_websockets_library_talks_to_it(run):
+    async def scenario():
+        hub = Hub()
+        hub.on_message(lambda client, message: hub.publish(client.channel, message))
+        async with serve(hub) as server:
+            async with websockets.connect(f"ws://127.0.0.1:{server.port}/prices") as client:
+                for message in ("text ü", b"\x00binary", "", b"", "x" * 200, b"y" * 70_000):
+                    await client.send(message)
+                    assert await client.recv() == message
+                await client.send(["in ", "frag", "ments"])
+                assert await client.recv() == "in fragments"
+                await (await client.ping(b"alive"))
+
+    run(scenario())
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        pytest.param(handshake(Sec_WebSocket_Key="c2hvcnQ="), 400, id="short key"),
+        pytest.param(handshake(Sec_WebSocket_Key="!" * 24), 400, id="key is not base64"),
+        pytest.param(handshake(Sec_WebSocket_Key="ü" * 12), 400, id="key is not ASCII"),
+        pytest.param(handshake(Sec_WebSocket_Key=None), 400, id="no key"),
+        pytest.param(handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), 400, id="HTTP 1.0"),
+        pytest.param(handshake(Content_Length="3") + b"abc", 400, id="content length"),
+        pytest.param(handshake(Transfer_Encoding="chunked") + b"0\r\n\r\n", 400, id="chunked body"),
+        pytest.param(handshake(Upgrade="h2c"), 400, id="upgrade to something else"),
+        pytest.param(handshake(Connection="close"), 400, id="connection lacks upgrade"),
+        pytest.param(handshake(Connection=None), 400, id="no connection header"),
+        pytest.param(handshake(Connection="notupgrade"), 400, id="upgrade as part of a word"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, id="TLS on the plain port"),
+        pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, id="malformed header"),
+        pytest.param(b"BREW / HTTP/1.1\r\n\r\n", 400, id="unknown method"),
+        pytest.param(b"\r\n\r\n\r\n\r\n", 400, id="no request line"),
+        pytest.param(handshake("/%ff"), 400, id="path is not UTF-8"),
+        pytest.param(handshake("/a%00b"), 400, id="path with a control character"),
+        pytest.param(handshake("/" + "x" * 256), 400, id="channel name too long"),
+        pytest.param(handshake("/" + "%C3%BC" * 128), 400, id="channel name too long in bytes"),
+        pytest.param(handshake().replace(b"GET", b"POST"), 405, id="POST with upgrade"),
+        pytest.param(get(method="POST", Content_Length="0"), 405, id="POST"),
+        pytest.param(get(method="DELETE"), 405, id="DELETE"),
+        pytest.param(handshake(Sec_WebSocket_Version="8"), 426, id="old version"),
+        pytest.param(handshake(Sec_WebSocket_Version=None), 426, id="no version"),
+        pytest.param(handshake(Cookie="x" * 17_000), 431, id="big head"),
+        pytest.param(b"GET / HTTP/1.1\r\nCookie: " + b"x" * 17_000, 431, id="big head without an end"),
+    ],
+)
+def test_a_wrong_handshake_is_answered_with_its_status_and_hurts_nobody(run, request_bytes, status):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port, "/prices")) as healthy:
+                answered, headers, body = await ask(server.port, request_bytes)
+                assert answered == status
+                assert headers["connection"].split(", ")[0] == "close"
+                assert int(headers["content-length"]) == len(body)
+                assert ("allow" in headers) == (status == 405)
+                assert headers.get("sec-websocket-version") == ("13" if status == 426 else None)
+                assert hub.stats()["clients"] == 1
+                hub.publish("prices", "hello")
+                assert await healthy.read_payloads(1) == [b"hello"]
+
+    run(scenario())
+
+
+def test_405_says_what_is_allowed(run):
+    async def scenario():
+        async with serve(Hub()) as server:
+            _, headers, _ = await ask(server.port, get(method="PUT"))
+            assert headers["allow"] == "GET, HEAD"
+
+    run(scenario())
+
+
+def test_426_names_the_protocol_to_upgrade_to(run):
+    async def scenario():
+        async with serve(Hub()) as server:  # RFC 9110 section 15.5.22: the response MUST have an Upgrade header
+            for request in (handshake(Sec_WebSocket_Version="8"), get()):
+                status, headers, _ = await ask(server.port, request)
+                assert status == 426
+                assert headers.get("upgrade", "").lower() == "websocket"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_a_channel_name_may_have_255_bytes(run, length):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake("/" + "x" * length))
+                assert ("101" in (await client.read_head()).split("\r\n")[0]) == (length == 255)
+
+    run(scenario())
+
+
+def test_the_head_may_have_exactly_max_head_bytes(run):
+    async def scenario():
+        head_bytes = len(handshake(Cookie="")) - 4  # without the blank line that ends it
+        async with serve(Hub(), max_head_bytes=head_bytes + 100) as server:
+            with closing(await RawClient.connect(server.port, Cookie="x" * 100)):
+                pass
+            status, _, _ = await ask(server.port, handshake(Cookie="x" * 101))
+            assert status == 431
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("start", [b"", handshake()[:-2]], ids=["nothing sent", "never ended"])
+def test_a_handshake_that_never_ends_is_answered_with_408(run, start):
+    async def scenario():
+        async with serve(Hub(), handshake_seconds=0.05) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(start)
+                status, _, _ = await answer_of(client)
+                assert status == 408
+
+    run(scenario())
+
+
+def test_a_handshake_that_ended_is_not_cut_off_by_the_deadline(run):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub, handshake_seconds=0.05) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                with closing(await RawClient.connect_tcp(server.port)) as late:  # entered later, so it is overdue later
+                    assert (await answer_of(late))[0] == 408
+                hub.publish("default", "still here")
+                assert await client.read_payloads(1) == [b"still here"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("vanish", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
+def test_a_client_that_vanishes_in_its_handshake_is_no_news(run, vanish, caplog):
+    async def scenario():
+        hub = Hub()
+        async with serve(hub, handshake_seconds=60) as server:
+            vanishing = await RawClient.connect_tcp(server.port)
+            await vanishing.send(handshake()[:40])
+            await until(lambda: len(server.doors) == 1)
+            vanish(vanishing)
+            await until(lambda: not server.doors)
+            with closing(await RawClient.connect(server.port)) as client:
+                hub.publish("default", "hello")
+                assert await client.read_payloads(1) == [b"hello"]
+            assert hub.stats()["clients"] <= 1
+
+    run(scenario())
+    assert caplog.records == []
+
+
+def test_half_a_handshake_and_the_end_of_the_stream_closes_the_connection(run):
+    async def scenario():
+        async with serve(Hub(), handshake_seconds=60) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake()[:40])
+                client.sock.shutdown(socket.SHUT_WR)
+                assert await client.receive() is False
+
+    run(scenario())

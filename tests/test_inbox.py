@@ -1,0 +1,103 @@
+"""The bounded inbox: a client whose handler is busy is held back, and nothing is lost."""
+
+import asyncio
+
+import pytest
+from reference import BINARY, CLOSE, TEXT, client_frame, close_payload, encode_frame
+from support import raw_connections, say_goodbye, until
+
+from fastbcast import Hub
+
+MESSAGE_BYTES = 65536
+
+# The mask is zero, so that making big messages is quick.
+HEADER = encode_frame(BINARY, bytes(MESSAGE_BYTES), mask=bytes(4))[:14]
+
+
+async def send_until_it_stalls(raw, messages):
+    """Send big messages until nothing more is taken for many turns; returns what is left of the last one."""
+    left, blocked_turns = memoryview(b""), 0
+    while blocked_turns < 100:  # a server that reads takes some in each turn
+        try:
+            if not left:
+                number = len(messages)
+                assert number < 1024, "64 MiB were read while the handler was busy"
+                messages.append(number)
+                left = memoryview(HEADER + number.to_bytes(4, "big") + bytes(MESSAGE_BYTES - 4))
+            left = left[raw.sock.send(left) :]
+            blocked_turns = 0
+        except BlockingIOError:
+            blocked_turns += 1
+            await asyncio.sleep(0)
+    return left
+
+
+@pytest.mark.parametrize("max_inbox_messages", [1, 2, 32])
+def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_messages):
+    async def scenario():
+        hub = Hub(max_inbox_messages=max_inbox_messages)
+        go_on, handled = asyncio.Event(), []
+
+        @hub.on_message
+        async def work(client, message):
+            await go_on.wait()
+            handled.append(int.from_bytes(message[:4], "big"))
+
+        async with raw_connections(hub, "/") as raw:
+            sent = []
+            left = await send_until_it_stalls(raw, sent)
+            # What one read of the socket had brought may be on top of the bound.
+            assert hub.stats()["received_messages"] <= max_inbox_messages + 1 + 64
+            go_on.set()
+            await raw.send(left)
+            await raw.send(HEADER + len(sent).to_bytes(4, "big") + bytes(MESSAGE_BYTES - 4))
+            await until(lambda: len(handled) == len(sent) + 1)
+            assert handled == list(range(len(sent) + 1))
+            assert await say_goodbye(raw) == (1000, "")
+
+    run(scenario())
+
+
+def test_a_client_that_is_held_back_still_gets_what_is_published_and_may_be_closed(run):
+    async def scenario():
+        hub = Hub(max_inbox_messages=1, close_seconds=20)
+        go_on, told = asyncio.Event(), []
+
+        @hub.on_message
+        async def work(client, message):
+            await go_on.wait()
+
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+        async with raw_connections(hub, "/") as raw:
+            left = await send_until_it_stalls(raw, [])
+            hub.publish("default", "hello")
+            assert await raw.read_payloads(1) == [b"hello"]
+            (client,) = hub.clients()
+            client.close(4000)
+            await raw.send(bytes(left))  # it is read again: the answer to the CLOSE is behind all this
+            await raw.send_frame(CLOSE, close_payload(4000))
+            assert await raw.read_close() == (4000, "")
+            assert told == []
+            go_on.set()
+            await until(lambda: told)
+            assert told == ["application"]
+
+    run(scenario())
+
+
+def test_many_small_messages_of_one_read_are_all_kept(run):
+    async def scenario():
+        hub = Hub(max_inbox_messages=4)
+        handled = []
+
+        @hub.on_message
+        async def work(client, message):
+            await asyncio.sleep(0)
+            handled.append(int(message))
+
+        async with raw_connections(hub, "/") as raw:
+            await raw.send(b"".join(client_frame(TEXT, b"%d" % number) for number in range(5000)))
+            await until(lambda: len(handled) == 5000)
+            assert handled == list(range(5000))
+
+    run(scenario())

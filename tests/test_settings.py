@@ -1,0 +1,115 @@
+"""Settings: the options of a Hub, and what `configure` sets for the channels of a pattern."""
+
+import asyncio
+import gc
+
+import pytest
+from support import connections, fill
+
+from fastbcast import Hub
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"max_lag": 1}, TypeError),
+        ({"max_lag_bytes": "1"}, TypeError),
+        ({"max_lag_bytes": 1.5}, TypeError),
+        ({"max_lag_bytes": True}, TypeError),
+        ({"max_lag_bytes": None}, TypeError),
+        ({"max_lag_bytes": 0}, ValueError),
+        ({"max_lag_bytes": -1}, ValueError),
+        ({"max_lag_bytes": 2**63}, ValueError),
+        ({"max_burst_bytes": -1}, ValueError),
+        ({"max_unswept_bytes": 0}, ValueError),
+        ({"coalesce_seconds": -0.1}, ValueError),
+        ({"coalesce_seconds": float("nan")}, ValueError),
+        ({"coalesce_seconds": float("inf")}, ValueError),
+    ],
+)
+def test_a_bad_setting_raises_when_it_is_set(settings, error):
+    hub = Hub()
+    with pytest.raises(error, match=next(iter(settings))):
+        hub.configure("*", **settings)
+    hub.channel("any")  # and was not kept
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_messages_bytes": 1}, TypeError),
+        ({"max_message_bytes": 0}, ValueError),
+        ({"max_message_bytes": 1e6}, TypeError),
+        ({"close_seconds": 0}, ValueError),
+        ({"slice_seconds": 0}, ValueError),
+        ({"max_inbox_messages": 0}, ValueError),
+        ({"max_fragments": True}, TypeError),
+    ],
+)
+def test_a_bad_option_of_the_hub_raises_at_once(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        Hub(**options)
+
+
+async def lag_at_eviction(hub, channel):
+    """How far a client that never reads gets behind on `channel` before it is evicted, in messages."""
+    async with connections(hub, f"/{channel}", receive_buffer_bytes=4096) as (_, client):
+        await fill(client, lambda: hub.publish(channel, bytes(10_000)))
+        behind = 0
+        while client.is_open and behind < 50:
+            hub.publish(channel, bytes(10_000))
+            behind += 1
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return behind
+
+
+def test_settings_hold_for_the_channels_that_the_pattern_matches(run):
+    async def scenario():
+        hub = Hub()
+        hub.configure("strict.*", max_lag_bytes=1, max_burst_bytes=0)
+        assert await lag_at_eviction(hub, "strict.prices") == 1
+        assert await lag_at_eviction(hub, "strict") == 50  # never evicted
+        assert await lag_at_eviction(hub, "STRICT.prices") == 50
+
+    run(scenario())
+
+
+def test_of_several_patterns_the_later_wins_and_leaves_what_it_does_not_name(run):
+    async def scenario():
+        hub = Hub()
+        hub.configure("a*", max_lag_bytes=1, max_burst_bytes=0)
+        hub.configure("ab*", max_lag_bytes=200_000)  # max_burst_bytes stays 0
+        hub.configure("abc", max_lag_bytes=1)
+        assert await lag_at_eviction(hub, "a") == 1
+        assert 15 < await lag_at_eviction(hub, "ab") < 25
+        assert await lag_at_eviction(hub, "abc") == 1
+
+    run(scenario())
+
+
+def test_a_channel_keeps_the_settings_it_was_made_with(run):
+    async def scenario():
+        hub = Hub()
+        channel = hub.channel("prices")
+        hub.configure("*", max_lag_bytes=1, max_burst_bytes=0)
+        assert await lag_at_eviction(hub, "prices") == 50
+        del channel
+        gc.collect()
+        assert await lag_at_eviction(hub, "prices") == 1  # made anew
+
+    run(scenario())
+
+
+def test_a_channel_that_coalesces_sends_less_often_and_loses_nothing(run):
+    async def scenario():
+        hub = Hub()
+        hub.configure("slow", coalesce_seconds=0.05)
+        async with connections(hub, "/slow") as (raw, _):
+            for number in range(10):
+                hub.publish("slow", str(number))
+                await asyncio.sleep(0)
+            assert await raw.read_payloads(10) == [b"%d" % number for number in range(10)]
+            assert hub.stats()["sends"] == 1
+
+    run(scenario())

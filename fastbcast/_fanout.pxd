@@ -87,11 +87,14 @@ cdef class Fanout:
     cdef uint64_t max_message_bytes, max_lag_bytes, max_burst_bytes, max_unswept_bytes
     cdef double coalesce_seconds
     cdef bint is_dirty
-    cdef list flushes                   # Flush objects not yet done; None if there are none
+    cdef list flushes                   # Flush objects not yet finished; None if there are none
 
     cdef uint64_t _appended(self, uint64_t seq, uint64_t frame_bytes) except 0
+    cdef Subscription subscribe(self, Wire wire)
+    cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1
     cdef bint sweep(self, uint64_t deadline_ns, bint is_turn_end) except -1
     cdef int catch_up(self, Subscription subscription) except -1
+    cdef int resume(self, Subscription subscription) except -1
     cdef int _begin_round(self) noexcept
     cdef int _run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil

@@ -19,8 +19,8 @@ Invariants
 2. While Python has control each cursor is at a frame boundary: a slice's partial writes are settled,
    the rest of the frame handed to the Transport, before anything else may run.
 3. A slot is in the array if and only if its subscription is active, and slots[i].subscription.index == i.
-   It leaves before its client's CLOSE is written, and at the latest in `on_ws_disconnected`: until then
-   its fd cannot be another's.
+   It leaves before its client's CLOSE is written, when a send fails, and at the latest in
+   `on_ws_disconnected`: until then its fd cannot be another's, and no dead slot holds back the log.
 4. Limits are judged only for sockets that the kernel refused, at the end of a turn. A burst is not lag:
    lag counts from the end of the burst in which the subscriber fell behind (`judged_from`), until
    `max_burst_bytes` more than the limit are waiting. So a lane holds at most
@@ -120,7 +120,6 @@ cdef class Sweeper:
         """Belong to `loop` and the calling thread, which runs it."""
         self.loop = loop
         self.thread_ident = PyThread_get_thread_ident()
-        self.is_scheduled = False  # what an earlier loop still had to run is lost with it
         self.schedule()
 
     def check(self, str what):
@@ -179,11 +178,10 @@ cdef class Sweeper:
 cdef class Fanout:
     """The subscribers of one channel, and its log."""
 
-    def __cinit__(self):
+    def __cinit__(self, str name not None, Sweeper sweeper not None, *, uint64_t max_message_bytes,
+                  uint64_t max_lag_bytes, uint64_t max_burst_bytes, uint64_t max_unswept_bytes,
+                  double coalesce_seconds):
         self.random = 2463534242  # Marsaglia's seed for xorshift32; any but 0
-
-    def __init__(self, str name, Sweeper sweeper, *, uint64_t max_message_bytes, uint64_t max_lag_bytes,
-                 uint64_t max_burst_bytes, uint64_t max_unswept_bytes, double coalesce_seconds):
         self.name = name
         self.sweeper = sweeper
         self.counters = sweeper.counters
@@ -236,7 +234,7 @@ cdef class Fanout:
             release_payload(&payload)
         return self._appended(seq, frame_len(payload.len))
 
-    def publish_frame(self, bytes frame):
+    def _publish_frame(self, bytes frame not None):
         """Queue a frame that `_frames.encode` made (for `publish_threadsafe`); returns its seq."""
         self.sweeper.check_thread("publish")
         return self._appended(self.log.append_frame(frame) if self.count else self.log.skip(), len(frame))
@@ -255,7 +253,7 @@ cdef class Fanout:
 
     # Subscribing.
 
-    def subscribe(self, Wire wire):
+    cdef Subscription subscribe(self, Wire wire):
         """Add `wire`'s client at the tail: it gets what is published from now on. Returns a Subscription."""
         cdef Slot* slots
         cdef uint32_t wanted
@@ -282,13 +280,13 @@ cdef class Fanout:
             self.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
         return subscription
 
-    def unsubscribe(self, Subscription subscription, bint is_evicted=False):
+    cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1:
         """Remove a subscription; its slot is gone when this returns. Does nothing the second time."""
         cdef uint32_t index = subscription.index
         cdef Flush flush
         self.sweeper.check_thread("unsubscribe")
         if not subscription.is_active:
-            return
+            return 0
         if self.flushes is not None:
             for flush in self.flushes:
                 if self._is_pending(subscription, flush.target):
@@ -315,6 +313,7 @@ cdef class Fanout:
             self.log.trim(self.log.tail)
         if self.flushes is not None:
             self._check_flushes()
+        return 0
 
     # The sweep.
 
@@ -473,10 +472,10 @@ cdef class Fanout:
         for subscription in refused:
             self._hand_over(subscription)
         for subscription, error in failed:
-            subscription.wire.owner.send_failed(error)
+            subscription.wire.owner._send_failed(error)
         for subscription in over_limit:
             # The seam for the policies: `evict` is the only one so far.
-            subscription.wire.owner.evict(self.name)
+            subscription.wire.owner._evict()
         return 0
 
     cdef int _hand_over(self, Subscription subscription) except -1:
@@ -487,34 +486,51 @@ cdef class Fanout:
             subscription.has_rest = subscription.wire.hand_over(self.log, slot.cursor, end)
         except Exception:
             _logger.exception("a Transport refused the rest of a frame; its connection is aborted")
-            subscription.wire.abort_connection()
-        slot.cursor = end
+            subscription.wire.owner._send_failed(0)
+            return 0
         self.counters.delivered_messages += 1
+        self.counters.sent_bytes += end - slot.cursor
+        slot.cursor = end
         if not subscription.has_rest and slot.cursor != self.log.tail:
             self.needs_round = True  # it could write after all, so no `resume_writing` will come
             self.sweeper.mark_dirty(self)
         return 0
 
     cdef int catch_up(self, Subscription subscription) except -1:
-        """Send one subscriber what it lacks, now: its socket is writable again, or a direct frame comes next."""
+        """Send one subscriber what it lacks, now: its socket is writable, and a direct frame may come next."""
         cdef uint32_t position = self.position
         cdef uint32_t remaining = self.remaining
+        cdef uint64_t cursor
         if not subscription.is_active:
             return 0
-        if self.slots[subscription.index].cursor != self.log.tail:
-            # A round of one slot.
-            self.position = subscription.index
-            self.remaining = 1
-            with nogil:
-                self._run_slice(UINT64_MAX, False)
-            self.position = position
-            self.remaining = remaining
-            if self.sweeper.aside_count:
-                self._settle()
+        cursor = self.slots[subscription.index].cursor
+        if cursor == self.log.tail:
+            return 0
+        # A round of one slot.
+        self.position = subscription.index
+        self.remaining = 1
+        with nogil:
+            self._run_slice(UINT64_MAX, False)
+        self.position = position
+        self.remaining = remaining
+        if self.sweeper.aside_count:
+            self._settle()
+        if cursor == self.log.head:
             self._trim()
         if self.flushes is not None:
             self._check_flushes()
         return 0
+
+    cdef int resume(self, Subscription subscription) except -1:
+        """The Transport has written the rest of the frame that ends at the cursor."""
+        subscription.has_rest = False
+        if not subscription.is_active:
+            return 0
+        if self.slots[subscription.index].cursor == self.log.tail:
+            self.slots[subscription.index].judged_from = KEEPING_UP
+        if self.flushes is not None:
+            self._check_flushes()
+        return self.catch_up(subscription)
 
     cdef int _trim(self) except -1:
         cdef uint64_t oldest = self.log.tail
@@ -522,11 +538,13 @@ cdef class Fanout:
         for i in range(self.count):
             if self.slots[i].cursor < oldest:
                 oldest = self.slots[i].cursor
+                if oldest == self.log.head:
+                    return 0
         return self.log.trim(oldest)
 
     # Knowing when all is written.
 
-    def flush(self, on_done):
+    def _flush(self, on_done):
         """Return a Flush that calls `on_done()` once, when every subscriber of now has all of now's messages."""
         cdef Flush flush = Flush()
         self.sweeper.check_thread("flushed")
@@ -539,7 +557,7 @@ cdef class Fanout:
         self._check_flushes()
         return flush
 
-    def finish_flush(self, Flush flush):
+    def _finish_flush(self, Flush flush not None):
         """Stop a Flush and return its counts (written, evicted, left, pending); they add up to its subscribers."""
         cdef uint32_t pending = 0
         cdef uint32_t i

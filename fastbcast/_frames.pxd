@@ -11,9 +11,7 @@ cdef enum:
     OPCODE_PONG = 0xA
 
 cdef enum:
-    MAX_HEADER_BYTES = 10           # server frames carry no mask (section 5.1)
     MAX_CONTROL_PAYLOAD_BYTES = 125  # section 5.5
-    MAX_CONTROL_FRAME_BYTES = 127
 
 
 cdef struct Payload:

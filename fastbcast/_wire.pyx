@@ -7,8 +7,9 @@
 
 Invariants
 
-1. The Transport's buffer is empty if and only if the state is WRITABLE: its high-water mark is 0, so
-   that `pause_writing` and `resume_writing` tell exactly. The sweep may then use the fd directly.
+1. While the state is WRITABLE the Transport's buffer is empty, and the sweep may use the fd directly; while
+   it is PAUSED the buffer is not. The Transport's high-water mark is 0, so that `pause_writing` and
+   `resume_writing` tell exactly.
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
 4. What waits in the Transport is bounded: the rest of one frame, one CLOSE, and at most
@@ -31,7 +32,7 @@ cdef Py_ssize_t _copied_rest_bytes = COPIED_REST_BYTES
 cdef class Wire:
     """Write frames to one connection, in order, through its fd or its Transport."""
 
-    def __init__(self, object owner, object transport, object accepted_socket, Py_ssize_t max_direct_bytes):
+    def __cinit__(self, object owner, object transport, object accepted_socket, Py_ssize_t max_direct_bytes):
         self.owner = owner
         self.transport = transport
         self.accepted_socket = accepted_socket
@@ -68,7 +69,7 @@ cdef class Wire:
             # What waits is the rest of a frame, then direct frames: the buffer empties in that order.
             self.direct_bytes = min(self.direct_bytes, <Py_ssize_t>self.transport.get_write_buffer_size())
             if self.direct_bytes + PyBytes_GET_SIZE(frame) > self.max_direct_bytes:
-                self.owner.direct_overflow()
+                self.owner._direct_overflow()
                 return False
             self.direct_bytes += PyBytes_GET_SIZE(frame)
         self.transport.write(frame)
@@ -154,7 +155,7 @@ cdef class Wire:
         if self.owner is None or self.socket.state == CLOSED:
             return
         if self.owner.is_upgraded:
-            self.owner.protocol_failed(bytes(data))
+            self.owner._protocol_failed(bytes(data))
         else:
             self.transport.write(bytes(data))
 

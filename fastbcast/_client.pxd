@@ -1,4 +1,4 @@
-from picows.picows cimport WSListener, WSTransport
+from picows.picows cimport WSFrame, WSListener, WSTransport
 
 from fastbcast._wire cimport Wire
 
@@ -15,7 +15,7 @@ cdef class Client(WSListener):
     cdef readonly bint is_upgraded      # the 101 has been written
     # The application's.
     cdef object _state                  # dict, made when first asked for
-    cdef public object inbox            # handlers.Inbox while an async handler is at work
+    cdef public object _inbox           # handlers.Inbox while an async handler is at work
     # Channels: name -> Subscription; None while there are none.
     cdef dict subscriptions
     # A message that arrives in fragments (RFC 6455 section 5.4); opcode 0: none.
@@ -23,13 +23,18 @@ cdef class Client(WSListener):
     cdef int fragments_opcode
     cdef int fragment_count
     # The end.
-    cdef readonly object disconnect     # Disconnect, as soon as it is known why
+    cdef readonly object disconnected   # a Disconnect, as soon as it is known why
     cdef object close_timer
     cdef object _last_address           # of a connection that is gone
+    # Reading: paused by the inbox; and how much of it is fair.
     cdef bint is_reading_paused
+    cdef readonly Py_ssize_t _read_limit
+    cdef Py_ssize_t frames_in_read
 
     cdef int _leave_all(self, bint is_evicted) except -1
     cdef int _catch_up_all(self) except -1
-    cdef int _begin_close(self, object code, str reason, str by, str cause) except -1
+    cdef int _begin_close(self, object code, str reason, str cause) except -1
+    cdef int _receive_frame(self, WSFrame frame) except -1
+    cdef int _abort(self, str reason, str by, str cause) except -1
     cdef int _receive_data(self, int opcode, bytes payload) except -1
     cdef int _receive_close(self, bytes payload) except -1

@@ -9,7 +9,7 @@ Invariants
 1. This is the only module that cimports picows. picows parses; it never writes by itself (`Wire` is the
    Transport it knows), and its listener callbacks run no user code but the hub's handlers.
 2. A client leaves all its channels before its CLOSE is written, and in `on_ws_disconnected` at the latest.
-3. `disconnect` is set once, by whatever ended the connection first, and every end has a deadline: a peer
+3. `disconnected` is set once, by whatever ended the connection first, and every end has a deadline: a peer
    that does not take the CLOSE or does not answer it is aborted after `close_seconds`.
 4. What arrives is checked here as RFC 6455 asks: reserved bits, the order of fragments, UTF-8 of whole
    messages, close codes. picows has checked masks, opcodes, lengths and sizes of single frames.
@@ -37,6 +37,7 @@ from fastbcast._wire cimport CLOSED, WRITABLE, Wire
 from fastbcast.typing import Disconnect
 
 import logging
+from os import strerror
 
 from picows.picows import WSAutoPingStrategy, WSProtocol
 
@@ -44,6 +45,11 @@ _logger = logging.getLogger("fastbcast")
 
 # picows' smallest: it grows with what a client sends.
 READ_BUFFER_BYTES = 2048
+# What is read of one client before the others have their turn: a batch of a busy publisher, but only a little
+# of a client whose last read brought more than MANY_FRAMES, since each costs about a microsecond.
+READ_BYTES = 65536
+READ_BYTES_OF_TINY_FRAMES = 4096
+MANY_FRAMES = 256
 
 cdef enum:
     # What picows' scratch buffer for sends shrinks to: after the 101 it writes only a CLOSE.
@@ -56,21 +62,23 @@ MAX_REASON_BYTES = 123
 cdef class Client(WSListener):
     """A connected client. Its methods belong to the event loop's thread (WrongThread otherwise)."""
 
-    def __init__(self, hub, server, transport, accepted_socket, str channel, identity):
+    def __cinit__(self, hub, server, transport, accepted_socket, str channel, identity):
         self.hub = hub
         self.server = server
+        self._read_limit = READ_BYTES
         self.channel = channel
         self.identity = identity
         self.wire = Wire(self, transport, accepted_socket, hub.max_direct_bytes)
 
-    def upgrade(self, bytes key, bytes early_data):
+    def _upgrade(self, bytes key, bytes early_data):
         """Make picows this connection's Protocol and let it answer the handshake.
 
         The server has checked the client's request; picows is shown the plain one it stands for, with the
         client's `key` and what the client had sent already behind its request (`early_data`).
-        Everything that is known of WSProtocol's undocumented constructor is here.
+        Everything that is known of WSProtocol's undocumented constructor is here. Returns False, and has
+        changed nothing, if the peer is gone already.
         """
-        protocol = WSProtocol(
+        protocol = Protocol(
             None,                               # host_port
             None,                               # ws_path
             False,                              # is_client_side
@@ -86,14 +94,18 @@ cdef class Client(WSListener):
         )
         cdef object transport = self.wire.transport
         cdef object data = memoryview(_PLAIN_REQUEST % key + early_data)
+        try:
+            protocol.connection_made(self.wire)
+        except OSError:  # macOS refuses setsockopt on a socket whose peer is gone
+            return False
         transport.set_protocol(protocol)
-        protocol.connection_made(self.wire)
         while data and self.wire.transport is not None and not transport.is_closing():
             buffer = protocol.get_buffer(len(data))
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
             protocol.buffer_updated(size)
             data = data[size:]
+        return True
 
     def _get_listener(self, request):
         return self
@@ -122,7 +134,7 @@ cdef class Client(WSListener):
     @property
     def is_open(self):
         """Whether messages can still be sent: no CLOSE was sent or received, and the connection is there."""
-        return self.is_upgraded and self.disconnect is None and self.wire.socket.state != CLOSED
+        return self.is_upgraded and self.disconnected is None and self.wire.socket.state != CLOSED
 
     @property
     def is_writing_paused(self):
@@ -134,13 +146,17 @@ cdef class Client(WSListener):
 
         Returns whether the client is subscribed now: False if it is already on its way out.
         """
+        cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
         if not self.is_open:
             return False
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
-            self.subscriptions[channel] = (<Fanout>self.hub.channel(channel)).subscribe(self.wire)
+            fanout = self.hub.channel(channel)
+            self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
+            if fanout.name == self.channel:
+                self.channel = fanout.name  # one str for all of a channel's clients
         return True
 
     def unsubscribe(self, str channel):
@@ -150,7 +166,7 @@ cdef class Client(WSListener):
         if self.subscriptions is None or channel not in self.subscriptions:
             return False
         subscription = self.subscriptions.pop(channel)
-        subscription.fanout.unsubscribe(subscription)
+        subscription.fanout.unsubscribe(subscription, False)
         return True
 
     def send(self, message, *, text=None):
@@ -177,22 +193,20 @@ cdef class Client(WSListener):
         (RFC 6455 section 7.4) or a reason above 123 bytes.
         """
         self.hub.check_thread("client.close")
-        self._begin_close(code, reason, "server", "application")
+        self._begin_close(code, reason, "application")
 
     def abort(self):
         """Close the connection at once, without a CLOSE frame."""
         self.hub.check_thread("client.abort")
-        self._end_as(1006, "", "server", "aborted")
-        self._leave_all(False)
-        self.wire.abort_connection()
+        self._abort("", "server", "aborted")
 
-    def pause_reading(self):
+    def _pause_reading(self):
         """Stop reading from the socket, so that TCP holds the peer back."""
         if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.is_reading_paused = True
             self.wire.transport.pause_reading()
 
-    def resume_reading(self):
+    def _resume_reading(self):
         """Go on reading."""
         if self.is_reading_paused:
             self.is_reading_paused = False
@@ -201,42 +215,49 @@ cdef class Client(WSListener):
 
     # What the hub, the wire and the sweep ask for.
 
-    def close_because(self, int code, str reason, str cause):
+    def _close_because(self, int code, str reason, str cause):
         """Close for a reason of the server's own (counted under `cause`)."""
-        self._begin_close(code, reason, "server", cause)
+        self._begin_close(code, reason, cause)
 
-    def evict(self, str channel):
-        """The client is too far behind on `channel`."""
+    def _evict(self):
+        """The client is too far behind on one of its channels."""
         self._leave_all(True)
-        self._begin_close(1013, "slow consumer", "server", "slow_consumer")
+        self._begin_close(1013, "slow consumer", "slow_consumer")
 
-    def direct_overflow(self):
+    def _direct_overflow(self):
         """More than `max_direct_bytes` of direct messages wait for the client."""
-        self._begin_close(1013, "slow consumer", "server", "direct_overflow")
+        self._leave_all(True)
+        self._begin_close(1013, "slow consumer", "direct_overflow")
 
-    def send_failed(self, int error):
-        """send(2) failed: the connection is gone, whatever the Transport thinks."""
-        self._end_as(1006, "", "network", "send_failed")
-        self.wire.abort_connection()
+    def _send_failed(self, int error):
+        """send(2) failed with errno `error`: the connection is gone, whatever the Transport thinks."""
+        self._abort(strerror(error), "network", "send_failed")
 
-    def protocol_failed(self, bytes close_frame):
+    def _protocol_failed(self, bytes close_frame):
         """picows found a protocol error and wants to write this CLOSE (made by itself)."""
         cdef bytes payload = close_frame[4 if close_frame[1] == 126 else 2:]
         cdef int code = int.from_bytes(payload[:2], "big")
         self._begin_close(
             code,
             payload[2:2 + MAX_REASON_BYTES].decode("utf-8", "ignore"),
-            "server",
-            "message_too_big" if code == 1009 else "invalid_text" if code == 1007 else "protocol_error",
+            {1007: "invalid_text", 1009: "message_too_big"}.get(code, "protocol_error"),
         )
+        # picows closes in 10 ms; until then it would go on collecting what it does not parse any more.
+        self._pause_reading()
 
     def _end_as(self, int code, str reason, str by, str cause):
-        if self.disconnect is None:
-            self.disconnect = Disconnect(code, reason, by, cause)
+        if self.disconnected is None:
+            self.disconnected = Disconnect(code, reason, by, cause)
 
     def _close_overdue(self):
         self.close_timer = None
         self.wire.abort_connection()
+
+    cdef int _abort(self, str reason, str by, str cause) except -1:
+        self._end_as(1006, reason, by, cause)
+        self._leave_all(False)
+        self.wire.abort_connection()
+        return 0
 
     cdef int _leave_all(self, bint is_evicted) except -1:
         cdef dict subscriptions = self.subscriptions
@@ -257,7 +278,7 @@ cdef class Client(WSListener):
             subscription.fanout.catch_up(subscription)
         return 0
 
-    cdef int _begin_close(self, object code, str reason, str by, str cause) except -1:
+    cdef int _begin_close(self, object code, str reason, str cause) except -1:
         cdef bytes frame
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
@@ -266,12 +287,30 @@ cdef class Client(WSListener):
         if self.wire.is_close_sent:
             return 0            # it turned out to be too far behind
         self._leave_all(False)
-        self._end_as(code, reason, by, cause)
+        self._end_as(code, reason, "server", cause)
         self.wire.write_close(frame)
         self.parser.is_close_frame_sent = True  # picows must not send another
-        self.resume_reading()                   # the peer's CLOSE is still to come
+        self._resume_reading()                   # the peer's CLOSE is still to come
         self._set_close_timer()
         return 0
+
+    def _end_read(self, Py_ssize_t size):
+        """A read of `size` bytes has been handled: if there may be more, the others come first."""
+        cdef bint may_be_more = size >= self._read_limit
+        self._read_limit = READ_BYTES_OF_TINY_FRAMES if self.frames_in_read > MANY_FRAMES else READ_BYTES
+        self.frames_in_read = 0
+        if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
+            self.wire.transport.pause_reading()
+            self.hub.loop.call_soon(self._read_on)
+
+    def _read_on(self):
+        if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
+            self.wire.transport.resume_reading()
+
+    def _peer_finished(self):
+        """The peer sent FIN; without a CLOSE before it, that is a lost connection."""
+        self._leave_all(False)
+        self._set_close_timer()
 
     def _set_close_timer(self):
         if self.close_timer is None:
@@ -283,7 +322,6 @@ cdef class Client(WSListener):
         self.parser = transport
         self.is_upgraded = True
         self.wire.accepted_socket = None
-        self.wire.transport.set_write_buffer_limits(high=0)
         # Nobody reads these again: they are most of what picows holds for an idle connection.
         transport.request = None
         transport.response = None
@@ -291,21 +329,35 @@ cdef class Client(WSListener):
         transport.disconnected_future = _DONE
         transport._write_buffer.data = <char*>PyMem_Realloc(transport._write_buffer.data, SCRATCH_BYTES)
         transport._write_buffer.capacity = SCRATCH_BYTES
-        self.hub.client_connected(self)
+        try:
+            self.hub.client_connected(self)
+        except Exception:
+            self._fail()
 
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
+        self.frames_in_read += 1
+        if self.wire.transport is not None:
+            try:
+                self._receive_frame(frame)
+            except Exception:
+                self._fail()
+
+    def _fail(self):
+        """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
+        _logger.exception("internal error; the client is closed")
+        self._begin_close(1011, "internal error", "internal_error")
+
+    cdef int _receive_frame(self, WSFrame frame) except -1:
         cdef int opcode = frame.msg_type
         cdef bytes payload
-        if self.wire.transport is None:
-            return
-        if self.disconnect is not None and opcode != OPCODE_CLOSE:  # section 1.4: of no interest behind a CLOSE
-            return
+        if self.disconnected is not None and opcode != OPCODE_CLOSE:  # section 1.4: of no interest behind a CLOSE
+            return 0
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._begin_close(1002, "reserved bits are set (RFC 6455 section 5.2)", "server", "protocol_error")
-            return
+            self._begin_close(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
+            return 0
         if opcode == OPCODE_CLOSE:
             self._receive_close(frame.get_payload_as_bytes())
-            return
+            return 0
         payload = frame.get_payload_as_bytes()
         if opcode == OPCODE_PING:
             self.wire.write_pong(make_frame(OPCODE_PONG, <uint8_t*>PyBytes_AS_STRING(payload), len(payload)))
@@ -313,30 +365,29 @@ cdef class Client(WSListener):
             pass
         elif opcode == OPCODE_CONTINUATION:
             if self.fragments is None:
-                self._begin_close(1002, "a continuation without a start (RFC 6455 section 5.4)", "server",
-                                  "protocol_error")
-                return
+                self._begin_close(1002, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
+                return 0
             self.fragment_count += 1
             if len(self.fragments) + len(payload) > self.hub.max_message_bytes:
-                self._begin_close(1009, "message too big", "server", "message_too_big")
-                return
+                self._begin_close(1009, "message too big", "message_too_big")
+                return 0
             if self.fragment_count > self.hub.max_fragments:
-                self._begin_close(1008, "too many fragments", "server", "too_many_fragments")
-                return
+                self._begin_close(1008, "too many fragments", "too_many_fragments")
+                return 0
             self.fragments += payload
             if frame.fin:
                 payload = bytes(self.fragments)
                 self.fragments = None
                 self._receive_data(self.fragments_opcode, payload)
         elif self.fragments is not None:
-            self._begin_close(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "server",
-                              "protocol_error")
+            self._begin_close(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
         elif frame.fin:
             self._receive_data(opcode, payload)
         else:
             self.fragments = bytearray(payload)
             self.fragments_opcode = opcode
             self.fragment_count = 1
+        return 0
 
     cdef int _receive_data(self, int opcode, bytes payload) except -1:
         cdef object message = payload
@@ -344,7 +395,7 @@ cdef class Client(WSListener):
             try:
                 message = payload.decode()
             except UnicodeDecodeError:
-                self._begin_close(1007, "invalid UTF-8 in text", "server", "invalid_text")
+                self._begin_close(1007, "invalid UTF-8 in text", "invalid_text")
                 return 0
         self.hub.message_received(self, message)
         return 0
@@ -360,7 +411,7 @@ cdef class Client(WSListener):
             code = int.from_bytes(payload[:2], "big")
             reason = payload[2:].decode()  # picows has checked length and UTF-8
             if not is_sendable_close_code(code):
-                self._begin_close(1002, "invalid close code (RFC 6455 section 7.4)", "server", "protocol_error")
+                self._begin_close(1002, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
                 self.wire.end()
                 return 0
         self._leave_all(False)
@@ -394,8 +445,7 @@ cdef class Client(WSListener):
             return
         for subscription in tuple(self.subscriptions.values()):
             if subscription.has_rest:
-                subscription.has_rest = False
-                subscription.fanout.catch_up(subscription)
+                subscription.fanout.resume(subscription)
         self._catch_up_all()
 
 
@@ -403,6 +453,32 @@ _PLAIN_REQUEST = (
     b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
 )
+
+
+class Protocol(WSProtocol):
+    """picows' Protocol, made fair: one client's input takes a bounded part of the loop's turn.
+
+    picows reads as much as its buffer holds, and the buffer grows; and uvloop reads again while it is
+    filled. A megabyte of tiny frames would keep everybody else waiting for seconds.
+    """
+
+    __slots__ = ()
+
+    def get_buffer(self, size_hint):
+        buffer = WSProtocol.get_buffer(self, size_hint)
+        limit = READ_BYTES if self.listener is None else self.listener._read_limit
+        return buffer[:limit] if len(buffer) > limit else buffer
+
+    def buffer_updated(self, size):
+        WSProtocol.buffer_updated(self, size)
+        if self.listener is not None:
+            self.listener._end_read(size)
+
+    def eof_received(self):
+        """Let the Transport close itself once its buffer is empty, which may be never."""
+        if self.listener is not None:
+            self.listener._peer_finished()
+        return False
 
 
 class _PicowsLogger:

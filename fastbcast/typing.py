@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-    from ._client import Client
 
     Message = str | Buffer
 
@@ -22,7 +20,8 @@ class Disconnect(NamedTuple):
     `by` says who ended it: "client", "server", or "network" when the connection was lost.
     `cause` says why, one word per cause, the same as in `hub.stats()["disconnects"]`:
     client, application, going_away, slow_consumer, direct_overflow, protocol_error, invalid_text,
-    message_too_big, too_many_fragments, handler_error, aborted, send_failed, connection_lost.
+    message_too_big, too_many_fragments, handler_error, internal_error, aborted, send_failed,
+    connection_lost.
     """
 
     code: int
@@ -34,9 +33,9 @@ class Disconnect(NamedTuple):
 class Flushed(NamedTuple):
     """What became of the messages published before `flushed()`, counted in subscriptions.
 
-    `written`: the kernel has all of them; `evicted`: too slow, closed with 1013; `left`: ended by itself
-    before it had all; `pending`: still behind at the timeout. The four add up to the subscriptions there
-    were at the call.
+    `written`: the kernel has all of them; `evicted`: too slow, closed with 1013; `left`: unsubscribed, or
+    disconnected for another reason, before it had all; `pending`: still behind at the timeout. The four
+    add up to the subscriptions there were at the call.
     """
 
     written: int
@@ -61,7 +60,3 @@ class Request(NamedTuple):
 
 
 AuthorizeHook = Callable[[Request], Any]
-ConnectHandler = Callable[["Client"], Awaitable[None] | None]
-MessageHandler = Callable[["Client", Any], Awaitable[None] | None]
-DisconnectHandler = Callable[["Client", Disconnect], Awaitable[None] | None]
-ErrorHandler = Callable[["Client", BaseException], Awaitable[None] | None]

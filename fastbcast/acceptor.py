@@ -20,8 +20,11 @@ ACCEPTS_PER_TURN = 64
 RETRY_SECONDS = 0.1
 """How soon accepting is tried again when descriptors or memory were short."""
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# accept(2): errors of the one connection that is gone again, not of the listener.
-GONE = {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+# accept(2): errors of the one connection that is gone again (or that a firewall forbids), not of the listener.
+GONE = {
+    errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ETIMEDOUT,
+    errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
+}
 
 
 class Acceptor:
@@ -58,37 +61,41 @@ class Acceptor:
         for listener in self.sockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
-    def _accept(self, listener: socket.socket) -> bool:
-        """Accept what waits; returns False if descriptors or memory ran short."""
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 accepted, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
-                break
+                return
             except OSError as error:
                 if error.errno in GONE:
                     continue
                 if error.errno not in SHORTAGES:
                     raise
                 self._pause(error)
-                return False
+                return
             accepted.setblocking(False)
             self._on_accept(accepted)
-        return True
 
     def _pause(self, error: OSError) -> None:
         if not self._is_short:
             self._is_short = True
             _logger.warning("accepting pauses: %s", error.strerror)
             self._stop()
+        if self._retry is not None:
+            self._retry.cancel()
         self._retry = self._loop.call_later(RETRY_SECONDS, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        if all(self._accept(listener) for listener in self.sockets):
-            self._is_short = False
-            _logger.info("accepting again")
-            self.start()
+        try:
+            for listener in self.sockets:
+                self._accept(listener)
+        finally:
+            if self._retry is None:  # not paused again
+                self._is_short = False
+                _logger.info("accepting again")
+                self.start()
 
     def _stop(self) -> None:
         for listener in self.sockets:

@@ -51,7 +51,7 @@ def _server_options(command: _Command) -> _Command:
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="How long SIGTERM lets pending messages finish."),
         click.option("--max-lag-bytes", type=click.IntRange(1, MAX_BYTES), default=_CHANNEL["max_lag_bytes"],
-                     show_default=True, help="A client further behind is evicted (1013)."),
+                     show_default=True, help="A client further behind, a burst not counted, is evicted (1013)."),
         click.option("--max-message-bytes", type=click.IntRange(1, MAX_BYTES), default=_HUB["max_message_bytes"],
                      show_default=True, help="The largest message a client may send (1009 above)."),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,

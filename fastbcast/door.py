@@ -17,9 +17,7 @@ import binascii
 import inspect
 import logging
 import socket
-import sys
 from base64 import b64decode
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
@@ -69,6 +67,8 @@ class Door(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._server.handshake_seconds, self._too_slow)
         self._server.doors.add(self)
+        if self._server.is_closing:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Collect the head."""
@@ -132,9 +132,10 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return
         query = (url.query or b"").decode("latin-1")
-        channel = sys.intern(channel_of(path))  # one str for all clients of a channel
+        channel = channel_of(path)
         if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
-            self._answer(HTTPStatus.BAD_REQUEST, f"a channel's name has at most {MAX_CHANNEL_NAME_BYTES} bytes")
+            reason = f"a channel's name is printable and has at most {MAX_CHANNEL_NAME_BYTES} bytes"
+            self._answer(HTTPStatus.BAD_REQUEST, reason)
             return
         method = self._parser.get_method()
         request = Request(path, query, self._headers, self._transport.get_extra_info("peername"), channel)
@@ -160,6 +161,8 @@ class Door(asyncio.Protocol):
             return HTTPStatus.BAD_REQUEST, "the Connection header lacks upgrade"
         if self._parser.get_http_version() != "1.1":
             return HTTPStatus.BAD_REQUEST, "a WebSocket handshake is HTTP/1.1"
+        if "," in headers.get("host", ","):
+            return HTTPStatus.BAD_REQUEST, "a request has one Host header"
         if headers.get("sec-websocket-version") != "13":
             return HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"
         try:
@@ -192,7 +195,8 @@ class Door(asyncio.Protocol):
             identity = await result
         except Exception as error:
             self._task = None
-            self._refuse(error)
+            if not self._transport.is_closing():
+                self._refuse(error)
         else:
             self._task = None
             if not self._transport.is_closing():
@@ -208,12 +212,13 @@ class Door(asyncio.Protocol):
 
     def _upgrade(self, request: Request, identity: Any) -> None:
         self._leave()
-        upgrade = partial(self._server.upgrade, self._transport, self._socket, request, identity, self._head)
-        # uvloop's transport keeps this object's data_received, and so this object, for as long as it lives:
-        # what the handshake needed must not stay with it.
-        for name in self.__slots__:
-            delattr(self, name)
-        upgrade()
+        if self._server.upgrade(self._transport, self._socket, request, identity, self._head):
+            # uvloop's transport keeps this object's data_received, and so this object, for as long as it
+            # lives: what the handshake needed must not stay with it.
+            for name in self.__slots__:
+                delattr(self, name)
+        else:
+            self._transport.abort()
 
     # The answer.
 
@@ -232,7 +237,9 @@ class Door(asyncio.Protocol):
         self._transport.close()
 
     def _too_slow(self) -> None:
-        if self._task is not None:
+        if self._transport.is_closing():
+            pass
+        elif self._task is not None:
             self._task.cancel()
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "the authorize hook took too long")
         elif self._parser is None:

@@ -60,11 +60,11 @@ class Handlers:
         handler = self._handlers.get(event)
         if handler is None:
             return
-        inbox: Inbox | None = client.inbox
+        inbox: Inbox | None = client._inbox
         if inbox is not None:
             inbox.events.append((event, arguments))
             if len(inbox.events) >= self._max_inbox_messages:
-                client.pause_reading()
+                client._pause_reading()
             return
         try:
             result = handler(client, *arguments)
@@ -72,7 +72,7 @@ class Handlers:
             self._failed(event, client, error)
         else:
             if inspect.isawaitable(result):
-                client.inbox = inbox = Inbox()
+                client._inbox = inbox = Inbox()
                 self._start(client, self._work_off(client, inbox, event, result))
 
     def _start(self, client: Client, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -96,10 +96,10 @@ class Handlers:
                     break
                 event, arguments = inbox.events.popleft()
                 if len(inbox.events) <= self._max_inbox_messages // 2:
-                    client.resume_reading()
+                    client._resume_reading()
                 result = self._call(event, client, *arguments)
         finally:
-            client.inbox = None
+            client._inbox = None
             # Cancelled: what waited is dropped, but the client's end is still told.
             for event, arguments in inbox.events:
                 if event == "disconnect":
@@ -112,7 +112,7 @@ class Handlers:
 
     def _failed(self, event: str, client: Client, error: BaseException) -> None:
         _logger.error("on_%s failed", event, exc_info=error)
-        client.close_because(1011, "internal error", "handler_error")
+        client._close_because(1011, "internal error", "handler_error")
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)
@@ -130,14 +130,25 @@ class Handlers:
             _logger.exception("on_error failed")
 
     async def finish(self, server: Server, seconds: float) -> None:
-        """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`."""
-        tasks = [task for task, client in self._tasks.items() if client.server is server]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                inbox = self._tasks[task].inbox
-                if inbox is not None:
-                    inbox.is_cancelled = True
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=seconds)
+        """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`.
+
+        The one that called this, and so waits for it, is left alone.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        # A cancelled handler is followed by its client's on_disconnect, which gets as long again.
+        for patience in (0.0, seconds):
+            while tasks := self._tasks_of(server):
+                left = deadline + patience - asyncio.get_running_loop().time()
+                _, late = await asyncio.wait(tasks, timeout=max(0.0, left))
+                if late:
+                    for task in late:
+                        inbox = self._tasks[task]._inbox
+                        if inbox is not None:
+                            inbox.is_cancelled = True
+                        task.cancel()
+                    await asyncio.sleep(0)
+                    break
+
+    def _tasks_of(self, server: Server) -> list[asyncio.Task[None]]:
+        current = asyncio.current_task()
+        return [task for task, client in self._tasks.items() if client.server is server and task is not current]

@@ -57,7 +57,7 @@ async def _flush(channels: list[Channel], timeout: float | None) -> Flushed:
         if waiting == 0 and not done.done():
             done.set_result(None)
 
-    flushes = [(channel, channel.flush(on_done)) for channel in channels]
+    flushes = [(channel, channel._flush(on_done)) for channel in channels]
     if not channels:
         return Flushed(0, 0, 0, 0)
     try:
@@ -65,7 +65,7 @@ async def _flush(channels: list[Channel], timeout: float | None) -> Flushed:
     except asyncio.TimeoutError:
         pass
     finally:
-        counts = [channel.finish_flush(flush) for channel, flush in flushes]
+        counts = [channel._finish_flush(flush) for channel, flush in flushes]
     return Flushed(*map(sum, zip(*counts, strict=True)))
 
 
@@ -97,13 +97,11 @@ class Hub:
         self.check_thread = self._sweeper.check
 
     def bind(self) -> None:
-        """Belong to the running event loop. `serve()` does this; RuntimeError if it is another one's."""
+        """Belong to the running event loop, for good. `serve()` does this; RuntimeError if it is another one's."""
         loop = asyncio.get_running_loop()
         if self.loop is not None and self.loop is not loop:
-            if not self.loop.is_closed():
-                raise RuntimeError("this Hub belongs to another event loop")
-            self._clients.clear()
-        if self.loop is not loop:
+            raise RuntimeError("this Hub belongs to another event loop; make a new Hub")
+        if self.loop is None:
             self.loop = loop
             self._sweeper.bind(loop)
             if self._queue:
@@ -180,7 +178,7 @@ class Hub:
         with self._queue_lock:
             queue, self._queue, self._queued_bytes = self._queue, deque(), 0
         for name, frame in queue:
-            self.channel(name).publish_frame(frame)
+            self.channel(name)._publish_frame(frame)
 
     async def flushed(self, *, timeout: float | None = None) -> Flushed:
         """Wait until the kernel has everything published so far, for every subscriber of now.
@@ -249,7 +247,7 @@ class Hub:
     def client_disconnected(self, client: Client) -> None:
         """The connection is gone, the slots and the fd with it."""
         self._clients.discard(client)
-        disconnect = client.disconnect
+        disconnect = client.disconnected
         assert disconnect is not None  # set before this is called
         self._disconnects[disconnect.cause] += 1
         client.server.client_gone(client)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ._client import Client
+from ._frames import encode_close
 from .acceptor import Acceptor
 from .door import Door
 from .hub import Hub
@@ -55,6 +56,7 @@ class Server:
         self._notsent_lowat_bytes = notsent_lowat_bytes
         self.handshake_seconds = handshake_seconds
         self.max_head_bytes = max_head_bytes
+        self.is_closing = False
         self.doors: set[Door] = set()
         self.responses: Counter[int] = Counter()
         self._clients: set[Client] = set()
@@ -92,20 +94,23 @@ class Server:
         """
         if self._acceptor is None or self._closed.is_set():
             return
+        encode_close(code, reason)  # raises now what would be wrong with them later
         self._acceptor.close()
-        for task in self._connecting:
-            task.cancel()
+        self.is_closing = True
+        await asyncio.gather(*self._connecting, return_exceptions=True)
         for door in list(self.doors):
             door.abort()
         if drain_seconds > 0:
             await self.hub.flushed(timeout=drain_seconds)
-        for client in list(self._clients):
-            client.close_because(code, reason, "going_away")
-        if self._clients:
-            self._empty.clear()
-            await self._empty.wait()
-        await self.hub.handlers.finish(self, self.hub.options.close_seconds)
-        self._closed.set()
+        try:
+            for client in list(self._clients):
+                client._close_because(code, reason, "going_away")
+            if self._clients:
+                self._empty.clear()
+                await self._empty.wait()
+            await self.hub.handlers.finish(self, self.hub.options.close_seconds)
+        finally:
+            self._closed.set()
 
     async def wait_closed(self) -> None:
         """Wait until `close()` is done."""
@@ -140,12 +145,15 @@ class Server:
 
     def upgrade(
         self, transport: asyncio.Transport, accepted: socket.socket, request: Request, identity: Any, early_data: bytes
-    ) -> None:
-        """Make a connection a client of the hub (called by its Door)."""
+    ) -> bool:
+        """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
         client = Client(self.hub, self, transport, accepted, request.channel, identity)
-        self.responses[101] += 1
         self._clients.add(client)
-        client.upgrade(request.headers["sec-websocket-key"].encode(), early_data)
+        if not client._upgrade(request.headers["sec-websocket-key"].encode(), early_data):
+            self.client_gone(client)
+            return False
+        self.responses[101] += 1
+        return True
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""

@@ -70,20 +70,26 @@ async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
     had enough. It is at most MAX_QUEUED_LINES ahead.
     """
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
+    queue: asyncio.Queue[str | Exception | None] = asyncio.Queue()
     room = threading.Semaphore(MAX_QUEUED_LINES)
 
     def read() -> None:
+        end: Exception | None = None
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            for line in lines:
-                room.acquire()
-                loop.call_soon_threadsafe(queue.put_nowait, line)
-            loop.call_soon_threadsafe(queue.put_nowait, None)
+            try:
+                for line in lines:
+                    room.acquire()
+                    loop.call_soon_threadsafe(queue.put_nowait, line)
+            except (OSError, UnicodeDecodeError) as error:
+                end = error
+            loop.call_soon_threadsafe(queue.put_nowait, end)
 
     threading.Thread(target=read, daemon=True).start()
-    while (line := await queue.get()) is not None:
+    while isinstance(line := await queue.get(), str):
         room.release()
         yield line
+    if line is not None:
+        raise line
 
 
 async def listen_to(url: str) -> int:
@@ -114,6 +120,8 @@ def _is_normal(closed: ConnectionClosed) -> bool:
 def _failed(url: str, error: Exception) -> int:
     if isinstance(error, ConnectionClosed):
         what = "connection closed"
+    elif isinstance(error, UnicodeDecodeError):
+        what = "the input is not text"
     elif isinstance(error, InvalidURI | WSInvalidURL | ValueError):
         what = "not a WebSocket URL"
     elif isinstance(error, InvalidHandshake):

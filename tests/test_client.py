@@ -174,7 +174,7 @@ def test_who_lets_too_much_direct_wait_is_closed_with_1013_after_what_was_taken(
             sent = []
             while client.send(b"%09d" % len(sent) + bytes(4000)):
                 sent.append(len(sent))
-            assert client.disconnect == (1013, "slow consumer", "server", "direct_overflow")
+            assert client.disconnected == (1013, "slow consumer", "server", "direct_overflow")
             assert client.channels == ()
             await raw.send_frame(CLOSE, (1013).to_bytes(2, "big"))
             frames = await raw.read_to_end()
@@ -254,7 +254,7 @@ def test_close_sends_code_and_reason(run, arguments, expected):
         async with connections(hub, "/") as (raw, client):
             client.close(*arguments)
             client.close(4000, "a second time does nothing")
-            assert client.disconnect == (*expected, "server", "application")
+            assert client.disconnected == (*expected, "server", "application")
             hub.publish("default", "not for it")
             await raw.send_frame(CLOSE, b"\x03\xe8")
             assert await raw.read_close() == expected
@@ -272,7 +272,7 @@ def test_a_peer_that_does_not_answer_the_close_is_aborted_after_close_seconds(ru
             client.close(4000, "bye")
             assert await raw.read_close() == (4000, "bye")
             await until(lambda: hub.stats()["clients"] == 0)
-            assert client.disconnect == (4000, "bye", "server", "application")
+            assert client.disconnected == (4000, "bye", "server", "application")
 
     run(scenario())
 
@@ -312,7 +312,7 @@ def test_abort_ends_the_connection_without_a_close(run):
             client.close()
             assert await raw.read_close() == (None, "")
             await until(lambda: hub.stats()["clients"] == 0)
-            assert client.disconnect == (1006, "", "server", "aborted")
+            assert client.disconnected == (1006, "", "server", "aborted")
 
     run(scenario())
 

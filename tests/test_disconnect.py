@@ -1,6 +1,8 @@
 """`Disconnect`: what it tells of each way in which a connection ends."""
 
 import asyncio
+import errno
+import os
 from contextlib import closing
 
 import pytest
@@ -20,7 +22,7 @@ async def disconnect_of(end, hub=None):
         (client,) = hub.clients()
         close = await end(raw, client)
         await until(lambda: told)
-        assert told == [(client, client.disconnect)]
+        assert told == [(client, client.disconnected)]
         disconnect = told[0][1]
         assert isinstance(disconnect, Disconnect)
         assert hub.stats()["disconnects"] == {disconnect.cause: 1}
@@ -80,12 +82,12 @@ def test_a_connection_that_is_reset_while_it_is_sent_to_is_1006_by_the_network(r
 
         async def end(raw, client):
             raw.reset()
-            while client.disconnect is None:  # send(2) may be the first to notice
+            while client.disconnected is None:  # send(2) may be the first to notice
                 hub.publish("default", "x")
                 await asyncio.sleep(0)
 
         disconnect, _ = await disconnect_of(end, hub)
-        assert disconnect[:3] == (1006, "", "network")
+        assert (disconnect.code, disconnect.by) == (1006, "network")
         assert disconnect.cause in ("connection_lost", "send_failed")
 
     run(scenario())
@@ -96,13 +98,16 @@ def test_a_connection_that_send_finds_dead_is_1006_by_the_network(run):
         hub = Hub()
 
         async def end(raw, client):
-            client.pause_reading()  # so that only send(2) can notice
+            client._pause_reading()  # so that only send(2) can notice
             raw.reset()
-            while client.disconnect is None:
+            while client.disconnected is None:
                 hub.publish("default", "x")
                 await asyncio.sleep(0)
 
-        assert await disconnect_of(end, hub) == ((1006, "", "network", "send_failed"), None)
+        disconnect, close = await disconnect_of(end, hub)
+        assert disconnect[:1] + disconnect[2:] == (1006, "network", "send_failed")
+        assert disconnect.reason in (os.strerror(errno.ECONNRESET), os.strerror(errno.EPIPE))
+        assert close is None
 
     run(scenario())
 
@@ -136,7 +141,7 @@ def test_an_eviction_is_1013_by_the_server(run):
         hub.configure("default", max_lag_bytes=1000, max_burst_bytes=0)
 
         async def end(raw, client):
-            while client.disconnect is None:
+            while client.disconnected is None:
                 hub.publish("default", bytes(100_000))
                 await asyncio.sleep(0)
             await raw.send_frame(CLOSE, close_payload(1013))

@@ -88,7 +88,7 @@ def test_an_on_disconnect_that_raises_is_logged_and_told(run, kind, on_error_kin
             hub.publish("default", "hello")
             assert await other.read_payloads(1) == [b"hello"]
             # It had ended before: how it ended stays as it was.
-            assert failed == [client.disconnect] == [(1000, "", "client", "client")]
+            assert failed == [client.disconnected] == [(1000, "", "client", "client")]
             assert [record.getMessage() for record in caplog.records] == ["on_disconnect failed"]
             assert isinstance(caplog.records[0].exc_info[1], BugError)
             assert hub.stats()["disconnects"] == {"client": 1}

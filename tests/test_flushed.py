@@ -131,7 +131,7 @@ def test_written_evicted_left_and_pending_add_up(run):
             closed.unsubscribe("closing")
             hub.publish("strict", "one too much")
             assert await flushing == Flushed(written=1, evicted=1, left=2, pending=1)
-            assert strict.disconnect == (1013, "slow consumer", "server", "slow_consumer")
+            assert strict.disconnected == (1013, "slow consumer", "server", "slow_consumer")
             # The next one counts those who are there then.
             assert await hub.flushed(timeout=0) == Flushed(1, 0, 0, 1)
 

@@ -108,7 +108,7 @@ def test_handlers_see_the_client_as_it_is_then(run):
         def connected(client):
             assert hub.count_subscribers("default") == 1  # subscribed before
             assert list(hub.clients()) == [client]
-            seen.append((client.is_open, client.channels, client.disconnect))
+            seen.append((client.is_open, client.channels, client.disconnected))
             client.state["name"] = "ada"
 
         hub.on_message(lambda client, message: seen.append(client.state["name"]))
@@ -118,7 +118,7 @@ def test_handlers_see_the_client_as_it_is_then(run):
             assert list(hub.clients()) == []
             assert hub.count_subscribers("default") == 0
             assert client.state == {"name": "ada"}
-            seen.append((client.is_open, client.channels, client.disconnect))
+            seen.append((client.is_open, client.channels, client.disconnected))
             assert client.send("too late") is False
             client.close()
 

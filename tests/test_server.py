@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 import websockets
-from raw_client import RawClient, handshake
+from raw_client import RawClient, handshake, serving
 from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import subscribed, until
 
@@ -256,7 +256,8 @@ def test_closing_one_server_leaves_the_handlers_of_the_others_clients_at_work(ru
     run(scenario())
 
 
-def test_a_hub_belongs_to_one_running_loop_at_a_time():
+def test_a_hub_belongs_to_one_loop_for_good():
+    """The clients of a loop that has gone would leave their descriptors' numbers in the channels."""
     hub = Hub()
 
     async def serve_once():
@@ -264,19 +265,80 @@ def test_a_hub_belongs_to_one_running_loop_at_a_time():
             with closing(await RawClient.connect(server.port)) as client:
                 hub.publish("default", "hello")
                 assert await client.read_payloads(1) == [b"hello"]
+
+    asyncio.run(serve_once())
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(serve_once())
+
+
+def test_close_refuses_a_code_that_may_not_be_sent_and_closes_nothing(run):
+    async def scenario():
+        hub = Hub()
+        async with serving(hub) as server:
+            client = await RawClient.connect(server.port)
+            with pytest.raises(ValueError, match="99"):
+                await server.close(code=99)
+            hub.publish("default", "still here")
+            assert await client.read_payloads(1) == [b"still here"]
+            await RawClient.connect(server.port)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_close_while_connections_are_being_accepted_leaves_no_door(run, turns):
+    async def scenario():
+        server = await serve(Hub(), handshake_seconds=0.05)
+        clients = [await RawClient.connect_tcp(server.port) for _ in range(5)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        await until(lambda: not server.doors)
+        for client in clients:
+            assert not await client.receive()
+
+    run(scenario())
+
+
+def test_close_may_be_awaited_by_a_handler(run):
+    async def scenario():
+        hub = Hub(close_seconds=0.2)
+
+        @hub.on_message
+        async def _(client, message):
+            await server.close()
+
+        server = await serve(hub)
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send_frame(TEXT, b"please close")
+            assert (await read_and_answer_close(client))[0] == 1001
+            await server.wait_closed()
+
+    run(scenario())
+
+
+def test_close_waits_for_the_on_disconnect_of_a_handler_that_it_had_to_cancel(run):
+    async def scenario():
+        hub = Hub(close_seconds=0.1)
+        log = []
+
+        @hub.on_message
+        async def _(client, message):
+            log.append("at work")
+            await asyncio.Event().wait()
+
+        @hub.on_disconnect
+        async def _(client, disconnect):
+            await asyncio.sleep(0)
+            log.append("told")
+
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send_frame(TEXT, b"work")
+                await until(lambda: log)
                 closing_server = asyncio.create_task(server.close())
                 assert (await read_and_answer_close(client))[0] == 1001
                 await closing_server
+                assert log == ["at work", "told"]
 
-    asyncio.run(serve_once())
-    asyncio.run(serve_once())  # the first loop is closed: the hub may move on
-
-    async def serve_in_two_loops():
-        async with serve(hub):
-            loop = asyncio.get_running_loop()
-            other = asyncio.new_event_loop()
-            with closing(other):
-                with pytest.raises(RuntimeError, match="another event loop"):
-                    await loop.run_in_executor(None, other.run_until_complete, serve_once())
-
-    asyncio.run(serve_in_two_loops())
+    run(scenario())

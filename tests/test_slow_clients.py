@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import socket
 
 import pytest
 from raw_client import RawClient, serving
-from reference import BINARY, CLOSE, PING, PONG, TEXT
+from reference import BINARY, CLOSE, PING, PONG, TEXT, encode_frame
 from support import check, client_of, stall, until
 
 import fastbcast
@@ -216,5 +217,81 @@ def test_direct_messages_to_a_stalled_client_are_bounded(run):
             assert results == [True] * 9 + [False] * 3
             frames = await client.read_to_close()
             assert frames[-1].payload[:2] == (1013).to_bytes(2, "big")
+
+    run(main())
+
+
+def test_a_client_whose_connection_is_gone_does_not_hold_back_the_log(run):
+    """Its slot leaves when a send fails: the callback that tells of the lost connection needs a turn."""
+
+    async def main():
+        hub = fastbcast.Hub()
+        hub.configure("x", max_lag_bytes=64 * KIB, max_burst_bytes=512 * KIB, max_unswept_bytes=128 * KIB)
+        async with serving(hub) as server:
+            client = await RawClient.connect(server.port, "/x")
+            witness = await RawClient.connect(server.port, "/x")
+            client_of(hub, "x")._pause_reading()
+            client.reset()
+            witness.reset()
+            largest = 0
+            for _ in range(400):  # 6.4 MB, and control never comes back to the loop
+                hub.publish("x", b"z" * 16 * KIB)
+                largest = max(largest, hub.stats()["log_bytes"])
+            assert largest < 512 * KIB
+
+    run(main())
+
+
+def test_a_client_that_has_caught_up_through_its_transport_has_its_burst_again(run):
+    async def main():
+        hub = fastbcast.Hub(max_message_bytes=4 * 1024 * KIB)
+        hub.configure("x", max_lag_bytes=64 * KIB)
+        async with serving(hub) as server:
+            client = await RawClient.connect(server.port, "/x", receive_buffer_bytes=4096)
+            for _ in range(2):
+                # Two frames: refused at the first, judged in the next turn, caught up by the Transport alone.
+                hub.publish("x", b"1" * 1024 * KIB)
+                await asyncio.sleep(0)
+                hub.publish("x", b"2")
+                hub.publish("x", b"3" * 600 * KIB)
+                assert len(await client.read_payloads(3)) == 3
+                assert (await hub.flushed()).written == 1
+            assert hub.stats()["disconnects"] == {}
+
+    run(main())
+
+
+def test_a_peer_that_closes_its_side_and_never_reads_has_a_deadline(run):
+    async def main():
+        hub = fastbcast.Hub(close_seconds=0.1)
+        async with serving(hub) as server:
+            client = await RawClient.connect(server.port, "/x", receive_buffer_bytes=4096)
+            await stall(hub, "x")
+            client.sock.shutdown(socket.SHUT_WR)
+            await until(lambda: hub.stats()["clients"] == 0)
+            assert hub.stats()["disconnects"] == {"connection_lost": 1}
+            assert hub.stats()["subscriptions"] == 0
+
+    run(main())
+
+
+def test_a_flood_of_tiny_frames_is_handled_in_portions(run):
+    """A megabyte of them in one turn would keep everybody else waiting."""
+
+    async def main():
+        hub = fastbcast.Hub()
+        async with serving(hub) as server:
+            flooder = await RawClient.connect(server.port, "/x")
+            await flooder.send_frame(BINARY, b"b" * 900 * KIB)  # picows' buffer has grown now
+            count = 100_000
+            flood = asyncio.ensure_future(flooder.send(encode_frame(TEXT, b"", mask=b"mask") * count))
+            largest = before = 0
+            while before <= count:
+                await asyncio.sleep(0)
+                received = hub.stats()["received_messages"]
+                largest, before = max(largest, received - before), received
+            await flood
+            # A read of 64 KiB holds 10,922 of 6 bytes; what follows it in a turn is read in portions of 4 KiB.
+            assert largest < 12_000
 
     run(main())

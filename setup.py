@@ -18,6 +18,8 @@ from setuptools.command.build_ext import build_ext
 MODULES = ["_frames", "_log", "_wire", "_fanout", "_client"]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
+BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"
+BUILD_TEMP = f"build/{BUILD}/temp-{sys.implementation.cache_tag}"
 DIRECTIVES = {"language_level": 3, "binding": True, "embedsignature": True, "freethreading_compatible": False}
 COMPILE = ["-O3", "-fno-strict-aliasing"]
 LINK: list[str] = []
@@ -38,10 +40,15 @@ elif BUILD != "release":
 
 
 class BuildModules(build_ext):
-    """In place there is room for one mode: take this one's modules even if another's are newer."""
+    """Editable installs compile what changed, as every build does; in place there is room for one mode."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:  # setuptools would compile everything into a temporary folder
+            self.build_lib, self.build_temp = BUILD_LIB, BUILD_TEMP
 
     def copy_extensions_to_source(self) -> None:
-        self.force = True
+        self.force = True  # take this mode's modules, even if those there are newer: they may be another's
         super().copy_extensions_to_source()
 
 
@@ -61,5 +68,5 @@ setup(
         compiler_directives=DIRECTIVES,
         build_dir=f"build/{BUILD}",
     ),
-    options={"build": {"build_base": f"build/{BUILD}"}, "build_ext": {"parallel": os.cpu_count()}},
+    options={"build": {"build_lib": BUILD_LIB, "build_temp": BUILD_TEMP}, "build_ext": {"parallel": os.cpu_count()}},
 )

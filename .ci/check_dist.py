@@ -1,0 +1,35 @@
+"""What must be in an sdist and a wheel, and what must not: `python .ci/check_dist.py dist`."""
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+CORE = ["_client", "_fanout", "_frames", "_log", "_wire"]
+DATA = ["py.typed", "web/index.html", *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi"))]
+
+
+def check(archive: Path, names: list[str], wanted: list[str], unwanted: tuple[str, ...]) -> bool:
+    missing = [name for name in wanted if name not in names]
+    leaked = [name for name in names if name.startswith("fastbcast/") and name.endswith(unwanted)]
+    leaked += [name for name in names if name.startswith((".", "build/")) or "node_modules/" in name]
+    print(f"{archive.name}: {len(names)} files, missing: {missing or 'none'}, too many: {leaked or 'none'}")
+    return not missing and not leaked
+
+
+def main(folder: Path) -> int:
+    (sdist,) = folder.glob("*.tar.gz")
+    (wheel,) = folder.glob("*.whl")
+    with tarfile.open(sdist) as tar:
+        in_sdist = [member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()]
+    in_wheel = zipfile.ZipFile(wheel).namelist()
+    data = [f"fastbcast/{name}" for name in DATA]
+    compiled = [name.partition(".")[0] for name in in_wheel if name.endswith(".so")]
+    is_right = check(sdist, in_sdist, [*data, "setup.py", "Makefile", "tests/conftest.py"], (".c", ".so"))
+    is_right &= check(wheel, in_wheel, data, (".c",))
+    is_right &= sorted(compiled) == [f"fastbcast/{name}" for name in CORE]
+    return 0 if is_right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

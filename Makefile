@@ -1,0 +1,166 @@
+# What a person calls, and CI too (.ci/run). Everything is made inside this folder: .venv, .venv-asan, build.
+#
+#   .venv          the package, installed in place: a change of a .py is seen at once, a .pyx is compiled by make
+#   build/<mode>   what Cython and the compiler made, for each FASTBCAST_BUILD: release, debug, sanitize
+#   .venv-asan     the same dependencies without the package: what runs there is build/sanitize, or nothing
+
+PYTHON ?= python3
+CC ?= cc
+ARGS ?=
+TESTS ?= tests
+
+BIN := $(CURDIR)/.venv/bin
+ASAN_BIN := $(CURDIR)/.venv-asan/bin
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
+
+CONFIG := pyproject.toml setup.py
+CORE := $(wildcard fastbcast/*.pyx fastbcast/*.pxd)
+PACKAGE := $(CORE) $(wildcard fastbcast/*.py fastbcast/*.pyi fastbcast/web/*)
+MODULES := $(patsubst fastbcast/%.pyx,fastbcast.%,$(wildcard fastbcast/*.pyx))
+BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help run test lint types cov bench bench-quick debug asan dist clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'ARGS="..." is passed on: make run ARGS="--port 9000", make test ARGS="-x -k lag", make test TESTS=tests/test_log.py'
+	@echo 'PYTHON=python3.13 chooses the interpreter of a new .venv; FASTBCAST_TEST_TIMEOUT_SCALE=3 stretches time-outs.'
+
+run: .venv/built  ## install what is needed and start a demo: a server, a page, a live feed
+	@$(BIN)/fastbcast demo $(ARGS)
+
+test: .venv/built .venv/extra-test tests/node/node_modules  ## run the tests
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+lint: .venv/extra-lint  ## ruff, cython-lint, codespell
+	$(BIN)/ruff check .
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint fastbcast
+	$(BIN)/codespell
+
+types: .venv/built .venv/extra-lint  ## mypy --strict, and the stubs against the compiled modules
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest $(MODULES) --allowlist tests/stubtest_allowlist.txt
+
+bench: .venv/built .venv/extra-bench  ## the small benchmarks (pytest-benchmark)
+	$(BIN)/python -m pytest benchmarks $(ARGS)
+
+bench-quick: .venv/built  ## the end-to-end benchmark in its short form; the long ones: benchmarks/README.md
+	$(BIN)/python benchmarks/run.py quick $(ARGS)
+
+# The other builds are whole packages in a folder of their own. Tests run from there, so that they and the
+# processes they start import that package and not the one in place.
+
+debug: build/debug/built .venv/extra-test tests/node/node_modules  ## run the tests on a build without optimisation
+	cd build/debug/lib && PYTHONPATH="$$PWD" $(BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS)
+
+cov: build/debug/built .venv/extra-test .venv/extra-cov tests/node/node_modules  ## the tests' line coverage, .pyx too; HTML in build/coverage
+	cd build/debug/lib && rm -f .coverage* && export PYTHONPATH="$$PWD" COVERAGE_RCFILE="$(CURDIR)/pyproject.toml" && \
+	status=0 && { $(BIN)/coverage run -m pytest $(call from_here,$(TESTS)) $(ARGS) || status=$$?; } && \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet -d "$(CURDIR)/build/coverage" && \
+	$(BIN)/coverage report && exit $$status
+
+asan: build/sanitize/built tests/node/node_modules  ## run the tests on a build with address and undefined-behaviour sanitizers (gcc)
+	rm -f build/sanitize/report.*
+	cd build/sanitize/lib && export PYTHONPATH="$$PWD" PYTHONMALLOC=malloc && log="log_path=$(CURDIR)/build/sanitize/report" && \
+	export FASTBCAST_SANITIZERS="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS="$$log:detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=1" \
+	UBSAN_OPTIONS="$$log:print_stacktrace=1:halt_on_error=1" \
+	FASTBCAST_TEST_TIMEOUT_SCALE="$${FASTBCAST_TEST_TIMEOUT_SCALE:-3}" && \
+	status=0 && { $(ASAN_BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS) || status=$$?; } && \
+	for report in "$(CURDIR)"/build/sanitize/report.*; do test ! -e "$$report" || { cat "$$report"; status=1; }; done && \
+	exit $$status
+
+from_here = -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(addprefix $(CURDIR)/,$(1))
+
+dist: .venv/extra-dist  ## the sdist, and the wheel made of it, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist $(ARGS)
+	$(BIN)/twine check --strict dist/*
+
+clean:  ## remove everything that make made, .venv included
+	rm -rf .venv .venv-asan build dist *.egg-info tests/node/node_modules benchmarks/limit/build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
+	rm -f fastbcast/*.so
+	find fastbcast tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+# How the above is made.
+
+.venv/made .venv-asan/made: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 or newer" >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_MACHINE"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $(BUILD_REQUIRES)
+	@touch $@
+
+# With other settings all is made anew: Cython and setuptools compare the ages of sources only.
+.venv/built: .venv/made $(CONFIG) $(CORE)
+	@$(if $(filter $(CONFIG),$?),rm -rf build/release)
+	$(if $(filter-out $(CORE),$?),\
+	    $(BIN)/python $(PIP_INSTALL) --no-build-isolation --editable .,\
+	    $(BIN)/python setup.py --quiet build_ext --inplace)
+	@touch $@
+
+.venv/extra-%: .venv/made pyproject.toml
+	$(BIN)/python -c "$$REQUIREMENTS" $* | xargs $(BIN)/python $(PIP_INSTALL)
+	@touch $@
+
+.venv-asan/extra-test: .venv-asan/made pyproject.toml
+	$(ASAN_BIN)/python -c "$$REQUIREMENTS" test | xargs $(ASAN_BIN)/python $(PIP_INSTALL)
+	@touch $@
+
+build/debug/built: .venv/extra-test $(CONFIG) $(PACKAGE)
+	@$(if $(filter $(CONFIG),$?),rm -rf build/debug)
+	FASTBCAST_BUILD=debug $(BIN)/python setup.py --quiet build --build-lib build/debug/lib
+	@cp build/debug/fastbcast/*.c build/debug/lib/fastbcast  # where Cython's coverage plugin looks for them
+	@touch $@
+
+build/sanitize/built: .venv-asan/extra-test $(CONFIG) $(PACKAGE) Makefile
+	@$(if $(filter $(CONFIG),$?),rm -rf build/sanitize)
+	FASTBCAST_BUILD=sanitize $(ASAN_BIN)/python setup.py --quiet build --build-lib build/sanitize/lib
+	@echo "$$SITECUSTOMIZE" >build/sanitize/lib/sitecustomize.py
+	@touch $@
+
+tests/node/node_modules: $(wildcard tests/node/package-lock.json)
+	@if ! command -v npm >/dev/null; then echo "no npm: tests with Node clients cannot run"; \
+	else npm ci --prefix tests/node --no-audit --no-fund --loglevel=error && touch $@; fi
+
+define CHECK_MACHINE
+import os, shlex, shutil, sys, sysconfig
+compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+try:
+    import ensurepip, venv
+except ImportError:
+    venv = None
+sys.exit(
+    f"Python 3.10 or newer is needed, $(PYTHON) is {sys.version.split()[0]}" if sys.version_info < (3, 10)
+    else "Python cannot make virtual environments: install python3-venv" if venv is None
+    else "Python's C headers are missing: install python3-dev"
+    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
+    else f"the C compiler {compiler} was not found: install gcc or clang" if shutil.which(compiler) is None
+    else None
+)
+endef
+export CHECK_MACHINE
+
+# Prints the requirements of the package and of one of its extras, for `pip install` without building it.
+define REQUIREMENTS
+import sys
+from setuptools.config.pyprojecttoml import read_configuration
+project = read_configuration("pyproject.toml", expand=False)["project"]
+print(*map(repr, project["dependencies"] + project["optional-dependencies"][sys.argv[1]]))
+endef
+export REQUIREMENTS
+
+define SITECUSTOMIZE
+"""The sanitizers' runtimes must be in Python before all else, but not in the browsers that tests start."""
+import os
+import sys
+if runtimes := os.environ.get("FASTBCAST_SANITIZERS"):
+    if os.environ.pop("LD_PRELOAD", None) != runtimes:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "LD_PRELOAD": runtimes})
+endef
+export SITECUSTOMIZE

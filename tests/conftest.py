@@ -15,6 +15,10 @@ import sys
 import pytest
 import uvloop
 
+# Where SIGINT is ignored (a job in the background of a script) the processes that are started here would
+# inherit that, and could not be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))
 
 

@@ -54,6 +54,20 @@ def test_messages_of_one_turn_go_out_in_one_send(run):
     run(main())
 
 
+def test_a_backlog_of_more_segments_than_one_send_takes_goes_out_whole(run):
+    async def main():
+        hub = fastbcast.Hub()
+        async with serving(hub, notsent_lowat_bytes=0) as server:
+            client = await RawClient.connect(server.port, "/x", receive_buffer_bytes=4 * 1024 * KIB)
+            messages = [bytes([i]) * 33 * KIB for i in range(60)]  # each has a segment of its own
+            for message in messages:
+                hub.publish("x", message)
+            assert await client.read_payloads(60) == messages
+            assert hub.stats()["sends"] > 60 // 16
+
+    run(main())
+
+
 def test_a_subscriber_gets_only_what_is_published_after_it_joined(run):
     async def main():
         hub = fastbcast.Hub()

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 
-import pytest
 from raw_client import RawClient, serving
 from reference import BINARY, CLOSE, PING, PONG, TEXT, encode_frame
 from support import check, client_of, stall, until

@@ -2,13 +2,14 @@
 
 The path of a message, and the file that owns each step:
 
-    hub.publish(channel, message)       hub.py        Hub, Channel
-      -> one RFC 6455 frame             _frames.pyx   encoded once
-      -> a shared, bounded log          _log.pyx      stored once; every subscriber is a cursor into it
-      -> one sweep, without the GIL     _fanout.pyx   one send(2) per subscriber of all it lacks
-      -> the socket, or its Transport   _wire.pyx     the one ordered writer of a client
+    hub.publish(channel, message)       hub.py         Hub, Channel
+      -> one RFC 6455 frame             _frames.pyx    encoded once
+      -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
+      -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
+      -> one sweep, without the GIL     _fanout.pyx    one send(2) per subscriber of all it lacks
+      -> the socket, or its Transport   _wire.pyx      the one ordered writer of a client
 
-    what a client sends                 _client.pyx   picows' frames -> messages -> handlers.py
+    what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py
     how it got in                       acceptor.py -> door.py -> server.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the

@@ -30,10 +30,8 @@ Invariants
 """
 
 import logging
-from collections import deque
 
 from cpython.object cimport PyObject
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
@@ -42,23 +40,18 @@ from libc.string cimport memset
 
 from fastbcast._frames cimport Payload, acquire_payload, frame_len, release_payload
 from fastbcast._log cimport Log, iovec
+from fastbcast._sweeper cimport ASIDE_CAPACITY, FAILED, OVER_LIMIT, REFUSED, Aside, Sweepable, Sweeper, Verdict, now_ns
 from fastbcast._wire cimport PAUSED, WRITABLE, Wire
 
-from fastbcast.exceptions import MessageTooBig, WrongThread
+from fastbcast.exceptions import MessageTooBig
 
 cdef extern from *:
     """
     #include <sys/types.h>
     #include <sys/socket.h>
-    #include <time.h>
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0      /* macOS: CPython ignores SIGPIPE anyway */
     #endif
-    static unsigned long long fastbcast_now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (unsigned long long)now.tv_sec * 1000000000ull + (unsigned long long)now.tv_nsec;
-    }
     """
     struct msghdr:
         iovec* msg_iov
@@ -67,7 +60,6 @@ cdef extern from *:
     int MSG_NOSIGNAL
     ssize_t send(int fd, const void* data, size_t size, int flags) nogil
     ssize_t sendmsg(int fd, const msghdr* message, int flags) nogil
-    uint64_t now_ns "fastbcast_now_ns" () noexcept nogil
 
 cdef enum:
     IOVEC_COUNT = 16            # pieces of one send; a lane with more segments takes several
@@ -85,97 +77,11 @@ cdef class Subscription:
         raise TypeError("use client.subscribe(channel)")
 
 
-cdef class Counters:
-    """What a hub's channels did, in sum."""
-
-    def as_dict(self):
-        """Return all counters by name."""
-        return {
-            "published_messages": self.published_messages,
-            "published_bytes": self.published_bytes,
-            "delivered_messages": self.delivered_messages,
-            "sent_bytes": self.sent_bytes,
-            "sends": self.sends,
-            "refused_sends": self.refused_sends,
-            "failed_sends": self.failed_sends,
-            "sweeps": self.sweeps,
-            "slices": self.slices,
-            "inline_sweeps": self.inline_sweeps,
-        }
-
-
 cdef class Flush:
     """Waits until a channel's subscribers of now have what was published so far."""
 
 
-cdef class Sweeper:
-    """Runs the sweeps of a hub's dirty channels at the end of the loop's turn, in slices."""
-
-    def __init__(self, double slice_seconds):
-        self.dirty = deque()
-        self.counters = Counters()
-        self.slice_ns = <uint64_t>(slice_seconds * 1e9)
-
-    def bind(self, loop):
-        """Belong to `loop` and the calling thread, which runs it."""
-        self.loop = loop
-        self.thread_ident = PyThread_get_thread_ident()
-        self.schedule()
-
-    def check(self, str what):
-        """Raise WrongThread unless called from the loop's thread."""
-        self.check_thread(what)
-
-    cdef int check_thread(self, str what) except -1:
-        if self.thread_ident != 0 and self.thread_ident != PyThread_get_thread_ident():
-            raise WrongThread(what)
-        return 0
-
-    cdef int mark_dirty(self, Fanout fanout) except -1:
-        if fanout.is_dirty:
-            return 0
-        fanout.is_dirty = True
-        if fanout.coalesce_seconds > 0 and self.loop is not None:
-            self.loop.call_later(fanout.coalesce_seconds, self._enqueue, fanout)
-        else:
-            self.dirty.append(fanout)
-            self.schedule()
-        return 0
-
-    def _enqueue(self, Fanout fanout):
-        self.dirty.append(fanout)
-        self.schedule()
-
-    cdef int schedule(self) except -1:
-        if not self.is_scheduled and self.dirty and self.loop is not None:
-            self.is_scheduled = True
-            self.loop.call_soon(self.run)
-        return 0
-
-    def run(self):
-        """Sweep the dirty channels in turn until all are clean or the slice's time is up."""
-        cdef Fanout fanout
-        cdef uint64_t deadline = now_ns() + self.slice_ns
-        cdef bint is_clean
-        self.is_scheduled = False
-        self.counters.slices += 1
-        while self.dirty:
-            fanout = self.dirty.popleft()
-            try:
-                is_clean = fanout.sweep(deadline, True)
-            except Exception:
-                _logger.exception("the sweep of channel %r failed", fanout.name)
-                is_clean = True
-            if is_clean:
-                fanout.is_dirty = False
-            else:
-                self.dirty.append(fanout)
-            if now_ns() >= deadline:
-                break
-        self.schedule()
-
-
-cdef class Fanout:
+cdef class Fanout(Sweepable):
     """The subscribers of one channel, and its log."""
 
     def __cinit__(self, str name not None, Sweeper sweeper not None, *, uint64_t max_message_bytes,

@@ -21,8 +21,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ._fanout import Fanout, Sweeper
+from ._fanout import Fanout
 from ._frames import encode
+from ._sweeper import Sweeper
 from .exceptions import PublishQueueFull
 from .handlers import Handlers
 from .options import ChannelOptions, HubOptions

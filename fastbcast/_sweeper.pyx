@@ -1,0 +1,117 @@
+"""The end of a turn: which channels are swept, when, and for how long.
+
+    publish --> mark_dirty --> queue of dirty channels --(call_soon)--> run: one after the other, until
+                                  ^                                      |  all are clean, or the slice is over
+                                  `--------- not finished ---------------'
+
+Invariants
+
+1. A channel with something to send is dirty, and `run` is scheduled: a publish never waits for the next one.
+2. `run` gives the loop a turn after `slice_ns`; what is left goes on in the next turn, other channels first.
+3. A channel whose sweep fails does not stop the others.
+4. A hub has one sweeper, of one loop's thread; nothing here may be called from another (`check_thread`).
+"""
+
+import logging
+from collections import deque
+
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport uint64_t
+
+from fastbcast.exceptions import WrongThread
+
+_logger = logging.getLogger("fastbcast")
+
+
+cdef class Counters:
+    """What a hub's channels did, in sum."""
+
+    def as_dict(self):
+        """Return all counters by name."""
+        return {
+            "published_messages": self.published_messages,
+            "published_bytes": self.published_bytes,
+            "delivered_messages": self.delivered_messages,
+            "sent_bytes": self.sent_bytes,
+            "sends": self.sends,
+            "refused_sends": self.refused_sends,
+            "failed_sends": self.failed_sends,
+            "sweeps": self.sweeps,
+            "slices": self.slices,
+            "inline_sweeps": self.inline_sweeps,
+        }
+
+
+cdef class Sweepable:
+    """A channel, as far as the sweeper is concerned."""
+
+    cdef bint sweep(self, uint64_t deadline_ns, bint is_turn_end) except -1:
+        """Send what is to be sent until the deadline; returns whether nothing is left."""
+        raise NotImplementedError
+
+
+cdef class Sweeper:
+    """Runs the sweeps of a hub's dirty channels at the end of the loop's turn, in slices."""
+
+    def __init__(self, double slice_seconds):
+        self.dirty = deque()
+        self.counters = Counters()
+        self.slice_ns = <uint64_t>(slice_seconds * 1e9)
+
+    def bind(self, loop):
+        """Belong to `loop` and the calling thread, which runs it."""
+        self.loop = loop
+        self.thread_ident = PyThread_get_thread_ident()
+        self.schedule()
+
+    def check(self, str what):
+        """Raise WrongThread unless called from the loop's thread."""
+        self.check_thread(what)
+
+    cdef int check_thread(self, str what) except -1:
+        if self.thread_ident != 0 and self.thread_ident != PyThread_get_thread_ident():
+            raise WrongThread(what)
+        return 0
+
+    cdef int mark_dirty(self, Sweepable channel) except -1:
+        if channel.is_dirty:
+            return 0
+        channel.is_dirty = True
+        if channel.coalesce_seconds > 0 and self.loop is not None:
+            self.loop.call_later(channel.coalesce_seconds, self._enqueue, channel)
+        else:
+            self.dirty.append(channel)
+            self.schedule()
+        return 0
+
+    def _enqueue(self, Sweepable channel):
+        self.dirty.append(channel)
+        self.schedule()
+
+    cdef int schedule(self) except -1:
+        if not self.is_scheduled and self.dirty and self.loop is not None:
+            self.is_scheduled = True
+            self.loop.call_soon(self.run)
+        return 0
+
+    def run(self):
+        """Sweep the dirty channels in turn until all are clean or the slice's time is up."""
+        cdef Sweepable channel
+        cdef uint64_t deadline = now_ns() + self.slice_ns
+        cdef bint is_clean
+        self.is_scheduled = False
+        self.counters.slices += 1
+        while self.dirty:
+            channel = self.dirty.popleft()
+            try:
+                is_clean = channel.sweep(deadline, True)
+            except Exception:
+                _logger.exception("the sweep of channel %r failed", channel.name)
+                is_clean = True
+            if is_clean:
+                channel.is_dirty = False
+            else:
+                self.dirty.append(channel)
+            if now_ns() >= deadline:
+                break
+        self.schedule()

@@ -1,7 +1,8 @@
 """The compiled core: declared once, built plain, for debugging, or with sanitizers.
 
 FASTBCAST_BUILD=release (default), debug (not optimised, lines can be traced for coverage), or sanitize
-(address and undefined-behaviour sanitizers; the test run must preload their runtimes).
+(address and undefined-behaviour sanitizers; the test run must preload their runtimes). The latter two
+check the invariants of a channel after each of its sweeps.
 
 Each has a folder of its own, build/<mode>: C files and modules are made again when a .pyx, a .pxd or
 the C file before them changed, and never taken from another mode. Whoever changes this file removes
@@ -28,13 +29,17 @@ MACROS: list[tuple[str, str]] = []
 if BUILD == "debug":
     DIRECTIVES |= {"linetrace": True, "profile": True}
     COMPILE = ["-O0", "-g"]
-    MACROS = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    MACROS = [
+        ("FASTBCAST_CHECKED", "1"),
+        ("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0"),
+    ]
 elif BUILD == "sanitize":
     COMPILE = [
         "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
         "-fno-sanitize-recover=undefined", "-fno-sanitize=object-size",
     ]
     LINK = ["-fsanitize=address,undefined"]
+    MACROS = [("FASTBCAST_CHECKED", "1")]
 elif BUILD != "release":
     sys.exit(f"FASTBCAST_BUILD={BUILD}: one of release, debug, sanitize")
 

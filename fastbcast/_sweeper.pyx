@@ -20,6 +20,14 @@ from libc.stdint cimport uint64_t
 
 from fastbcast.exceptions import WrongThread
 
+cdef extern from *:
+    """
+    #ifndef FASTBCAST_CHECKED
+    #define FASTBCAST_CHECKED 0     /* setup.py: 1 in debug and sanitizer builds */
+    #endif
+    """
+    bint FASTBCAST_CHECKED
+
 _logger = logging.getLogger("fastbcast")
 
 
@@ -105,6 +113,8 @@ cdef class Sweeper:
             channel = self.dirty.popleft()
             try:
                 is_clean = channel.sweep(deadline, True)
+                if FASTBCAST_CHECKED:
+                    (<object>channel).check_invariants()
             except Exception:
                 _logger.exception("the sweep of channel %r failed", channel.name)
                 is_clean = True

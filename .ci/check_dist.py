@@ -5,7 +5,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-CORE = ["_client", "_fanout", "_frames", "_log", "_wire"]
+CORE = sorted(path.stem for path in Path("fastbcast").glob("*.pyx"))
 DATA = ["py.typed", "web/index.html", *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi"))]
 
 
@@ -27,7 +27,9 @@ def main(folder: Path) -> int:
     compiled = [name.partition(".")[0] for name in in_wheel if name.endswith(".so")]
     is_right = check(sdist, in_sdist, [*data, "setup.py", "Makefile", "tests/conftest.py"], (".c", ".so"))
     is_right &= check(wheel, in_wheel, data, (".c",))
-    is_right &= sorted(compiled) == [f"fastbcast/{name}" for name in CORE]
+    if sorted(compiled) != [f"fastbcast/{name}" for name in CORE]:
+        print(f"the wheel's compiled modules are {sorted(compiled)}, the sources' {CORE}")
+        is_right = False
     return 0 if is_right else 1
 
 

@@ -10,6 +10,22 @@ from raw_client import RawClient, ask, handshake
 from fastbcast import Hub, Reject, serve
 
 
+def authorize_for_ever(hub):
+    """Give `hub` a hook that never decides; return two events: it was called, it was cancelled."""
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    @hub.authorize
+    async def wait_for_ever(request):
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    return entered, cancelled
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_what_authorize_returns_is_the_identity(run, is_async):
     async def scenario():
@@ -140,17 +156,7 @@ def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(ru
 def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
     async def scenario():
         hub = Hub()
-        entered, cancelled = asyncio.Event(), asyncio.Event()
-
-        @hub.authorize
-        async def wait_for_ever(request):
-            entered.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-
+        entered, cancelled = authorize_for_ever(hub)
         async with serve(hub, handshake_seconds=3) as server:
             client = await RawClient.connect_tcp(server.port)
             await client.send(handshake())
@@ -194,17 +200,7 @@ def test_what_a_client_sends_while_the_hook_decides_is_bounded(run):
 def test_a_server_that_closes_cancels_the_hooks_at_work(run):
     async def scenario():
         hub = Hub()
-        entered, cancelled = asyncio.Event(), asyncio.Event()
-
-        @hub.authorize
-        async def wait_for_ever(request):
-            entered.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-
+        entered, cancelled = authorize_for_ever(hub)
         server = await serve(hub)
         with closing(await RawClient.connect_tcp(server.port)) as client:
             await client.send(handshake())

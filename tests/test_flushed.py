@@ -87,11 +87,8 @@ def test_flushed_returns_when_a_slow_reader_has_caught_up(run):
     async def scenario():
         hub = Hub()
         async with connections(hub, "/", receive_buffer_bytes=4096) as (raw, client):
-            published = 0
-            while not client.is_writing_paused:
-                hub.publish("default", bytes(100_000))
-                published += 1
-                await asyncio.sleep(0)
+            await fill(client, lambda: hub.publish("default", bytes(100_000)))
+            published = hub.channel("default").seq
             for _ in range(3):
                 hub.publish("default", bytes(100_000))
             flushing = asyncio.create_task(hub.flushed())

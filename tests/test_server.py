@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 import websockets
+from conftest import missing
 from raw_client import RawClient, handshake, serving
 from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import subscribed, until
@@ -171,14 +172,17 @@ def test_a_port_in_use_is_an_oserror_and_leaves_nothing_bound(run):
     run(scenario())
 
 
-def has_ipv6():
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
-        sock.bind(("::1", 0))
-        return True
-    return False
+@pytest.fixture
+def ipv6():
+    """The machine's IPv6 loopback."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        missing("this machine has no IPv6 loopback")
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+@pytest.mark.usefixtures("ipv6")
 def test_it_listens_on_ipv6(run):
     async def scenario():
         hub = Hub()
@@ -192,7 +196,7 @@ def test_it_listens_on_ipv6(run):
     run(scenario())
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+@pytest.mark.usefixtures("ipv6")
 def test_without_a_host_it_listens_on_the_same_port_of_every_address(run):
     async def scenario():
         hub = Hub()

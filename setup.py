@@ -16,7 +16,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ["_frames", "_log", "_wire", "_sweeper", "_fanout", "_client"]
+MODULES = [
+    "_frames", "_log", "_compact", "_wire", "_policy", "_flush", "_sweeper", "_roster", "_fanout", "_client",
+]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"

@@ -7,7 +7,13 @@ The path of a message, and the file that owns each step:
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
       -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
       -> one sweep, without the GIL     _fanout.pyx    one send(2) per subscriber of all it lacks
+         over the subscribers' cursors  _roster.pyx    who is subscribed, and how far behind
       -> the socket, or its Transport   _wire.pyx      the one ordered writer of a client
+
+    who does not keep up                _policy.pyx    limits, and what becomes of it
+      of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
+      what became of a message          _flush.pyx     written, conflated, skipped, evicted, left, pending
+      as time passes                    watch.py       stalled clients, soft limits
 
     what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py
     how it got in                       acceptor.py -> door.py -> server.py
@@ -22,11 +28,19 @@ from ._version import __version__
 # isort: split
 
 from ._client import Client
-from .exceptions import FastbcastError, MessageTooBig, PublishQueueFull, Reject, WrongThread
+from .exceptions import (
+    FastbcastError,
+    KeysFull,
+    MessageTooBig,
+    PublishQueueFull,
+    Reject,
+    TooManyChannels,
+    WrongThread,
+)
 from .hub import Channel, Hub
 from .options import ChannelOptions, HubOptions
 from .server import Server, serve
-from .typing import Disconnect, Flushed, Request
+from .typing import Disconnect, Flushed, Lag, Missed, Request
 
 __all__ = [
     "Channel",
@@ -37,11 +51,15 @@ __all__ = [
     "Flushed",
     "Hub",
     "HubOptions",
+    "KeysFull",
+    "Lag",
     "MessageTooBig",
+    "Missed",
     "PublishQueueFull",
     "Reject",
     "Request",
     "Server",
+    "TooManyChannels",
     "WrongThread",
     "__version__",
     "serve",

@@ -17,10 +17,11 @@ Invariants
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_Realloc
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memset
 from picows.picows cimport WSFrame, WSListener, WSTransport
 
-from fastbcast._fanout cimport Fanout, Subscription
+from fastbcast._fanout cimport Fanout
 from fastbcast._frames cimport (
     OPCODE_CLOSE,
     OPCODE_CONTINUATION,
@@ -32,9 +33,11 @@ from fastbcast._frames cimport (
     is_sendable_close_code,
     make_frame,
 )
-from fastbcast._wire cimport CLOSED, WRITABLE, Wire
+from fastbcast._clock cimport coarse_ns
+from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
+from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
-from fastbcast.typing import Disconnect
+from fastbcast.typing import Disconnect, Lag, Missed
 
 import logging
 from os import strerror
@@ -141,10 +144,34 @@ cdef class Client(WSListener):
         """Whether the kernel refused what was last written: the client does not keep up at the moment."""
         return self.wire.is_writing_paused
 
+    @property
+    def lag(self):
+        """How far behind the client is, over all its channels: Lag(bytes, messages, seconds)."""
+        cdef LagTotals totals
+        cdef Subscription subscription
+        memset(&totals, 0, sizeof(LagTotals))
+        if self.subscriptions is not None:
+            for subscription in self.subscriptions.values():
+                subscription.channel.add_lag(&subscription.channel.slots[subscription.index], &totals)
+        return Lag(totals.bytes + self.wire.waiting_bytes(), totals.messages, lag_seconds(&totals))
+
+    @property
+    def missed(self):
+        """Messages of its channels that it will not get: Missed(skipped, conflated), since it subscribed."""
+        cdef Subscription subscription
+        cdef uint64_t skipped = 0
+        cdef uint64_t conflated = 0
+        if self.subscriptions is not None:
+            for subscription in self.subscriptions.values():
+                skipped += subscription.place.skipped
+                conflated += subscription.place.conflated
+        return Missed(skipped, conflated)
+
     def subscribe(self, str channel):
         """Receive what is published to `channel` from now on. Does nothing if it is subscribed already.
 
-        Returns whether the client is subscribed now: False if it is already on its way out.
+        Returns whether the client is subscribed now: False if it is already on its way out. Raises
+        TooManyChannels if the hub has `max_channels` and this would be one more, and WrongThread.
         """
         cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
@@ -166,7 +193,7 @@ cdef class Client(WSListener):
         if self.subscriptions is None or channel not in self.subscriptions:
             return False
         subscription = self.subscriptions.pop(channel)
-        subscription.fanout.unsubscribe(subscription, False)
+        (<Fanout>subscription.channel).unsubscribe(subscription, False)
         return True
 
     def send(self, message, *, text=None):
@@ -189,8 +216,9 @@ cdef class Client(WSListener):
     def close(self, code=1000, str reason=""):
         """Close the connection: CLOSE with `code` and `reason`, then the peer has `close_seconds` to answer.
 
-        What was published to its channels before goes out first, unless the client is behind. Does nothing if it is closing already. Raises ValueError for a code that may not be sent
-        (RFC 6455 section 7.4) or a reason above 123 bytes.
+        What was published to its channels before goes out first, unless the client is behind. Does nothing if
+        it is closing already. Raises ValueError for a code that may not be sent (RFC 6455 section 7.4) or a
+        reason above 123 bytes.
         """
         self.hub.check_thread("client.close")
         self._begin_close(code, reason, "application")
@@ -219,15 +247,39 @@ cdef class Client(WSListener):
         """Close for a reason of the server's own (counted under `cause`)."""
         self._begin_close(code, reason, cause)
 
-    def _evict(self):
-        """The client is too far behind on one of its channels."""
+    def _evict(self, str cause):
+        """The client does not keep up (counted under `cause`)."""
         self._leave_all(True)
-        self._begin_close(1013, "slow consumer", "slow_consumer")
+        self._begin_close(1013, "slow consumer", cause)
+
+    def _evict_now(self, str cause):
+        """The same without waiting for the Transport, which holds memory that is needed."""
+        self._end_as(1006, "slow consumer", "server", cause)
+        self._leave_all(True)
+        self.wire.abort_connection()
 
     def _direct_overflow(self):
         """More than `max_direct_bytes` of direct messages wait for the client."""
-        self._leave_all(True)
-        self._begin_close(1013, "slow consumer", "direct_overflow")
+        self._evict("direct_overflow")
+
+    def _stalled_seconds(self):
+        """For how long the kernel has taken nothing of what waits for this client, as seen by this method."""
+        return self.wire.stalled_ns(coarse_ns()) / 1e9
+
+    @property
+    def _pinned_bytes(self):
+        """What the Transport holds views of."""
+        return self.wire.pinned_bytes
+
+    def _channels_behind(self):
+        """The channels that have messages for this client which it was not sent."""
+        cdef Subscription subscription
+        if self.subscriptions is None:
+            return []
+        return [
+            subscription.channel for subscription in self.subscriptions.values()
+            if subscription.channel.is_behind(subscription)
+        ]
 
     def _send_failed(self, int error):
         """send(2) failed with errno `error`: the connection is gone, whatever the Transport thinks."""
@@ -265,7 +317,7 @@ cdef class Client(WSListener):
         self.subscriptions = None
         if subscriptions is not None:
             for subscription in subscriptions.values():
-                subscription.fanout.unsubscribe(subscription, is_evicted)
+                (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
         return 0
 
     cdef int _catch_up_all(self) except -1:
@@ -275,7 +327,7 @@ cdef class Client(WSListener):
         for subscription in self.subscriptions.values():
             if self.wire.socket.state != WRITABLE:
                 break
-            subscription.fanout.catch_up(subscription)
+            (<Fanout>subscription.channel).catch_up(subscription)
         return 0
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
@@ -437,6 +489,8 @@ cdef class Client(WSListener):
 
     cpdef pause_writing(self):
         self.wire.pause()
+        if self.wire.socket.state == PAUSED:
+            self.hub.watch.add(self)
 
     cpdef resume_writing(self):
         cdef Subscription subscription
@@ -444,8 +498,8 @@ cdef class Client(WSListener):
         if self.subscriptions is None:
             return
         for subscription in tuple(self.subscriptions.values()):
-            if subscription.has_rest:
-                subscription.fanout.resume(subscription)
+            if subscription.place.rest_ns:
+                (<Fanout>subscription.channel).resume(subscription)
         self._catch_up_all()
 
 

@@ -16,12 +16,26 @@ cdef struct Span:
     uint8_t* data
 
 
+cdef struct Mark:
+    # One frame, in the index.
+    uint64_t end            # absolute offset after its last byte
+    uint64_t published_ns   # coarse_ns() when it was appended
+
+
+cdef class Ledger:
+    # What all logs of a hub hold, in bytes.
+    cdef readonly Py_ssize_t log_bytes      # segments and indexes, used or not
+    cdef readonly Py_ssize_t pinned_bytes   # segments that only a Transport's view keeps alive
+
+
 cdef class Segment:
     # Set once by the log; immutable bytes as soon as they are written.
     cdef uint8_t* data
     cdef Py_ssize_t capacity
     # Views that are out (a Transport's): while there are any the memory is not written again.
     cdef Py_ssize_t exports
+    # Set when the log drops a segment that has views: who is told when the last one is released.
+    cdef Ledger pinned_in
 
 
 cdef class Log:
@@ -29,8 +43,9 @@ cdef class Log:
     cdef readonly uint64_t head         # offset of the oldest byte kept, a frame boundary
     cdef readonly uint64_t tail         # offset where the next frame goes
     cdef readonly uint64_t next_seq     # seq of the next frame; the first is 1
-    cdef uint64_t first_seq             # seq of the frame that starts at head
-    cdef readonly Py_ssize_t allocated_bytes    # what the segments hold, used or not
+    cdef readonly uint64_t first_seq    # seq of the frame that starts at head
+    cdef readonly Py_ssize_t allocated_bytes    # what segments and index hold, used or not
+    cdef Ledger ledger                          # the sum of it over all logs
     # Segments, oldest first; spans[i] describes segments[i].
     cdef list segments
     cdef Span* spans
@@ -38,8 +53,8 @@ cdef class Log:
     cdef int span_capacity
     cdef Py_ssize_t next_segment_bytes  # size of the next segment, unless a frame needs more
     cdef uint64_t burst_start           # tail when the log was last empty
-    # Index: the end offset of frame `seq` is at ends[seq & (index_capacity - 1)].
-    cdef uint64_t* ends
+    # Index: frame `seq` is at marks[seq & (index_capacity - 1)].
+    cdef Mark* marks
     cdef uint64_t index_capacity        # a power of two, or 0
 
     cdef uint64_t append(self, Payload* payload) except 0
@@ -49,12 +64,15 @@ cdef class Log:
     cdef object view(self, uint64_t start, uint64_t end)
 
     cdef int gather(self, uint64_t start, iovec* out, int max_count) noexcept nogil
-    cdef uint64_t frame_end(self, uint64_t offset) noexcept nogil
-    cdef uint64_t count_frames(self, uint64_t offset) noexcept nogil
+    cdef uint64_t end_of(self, uint64_t seq) noexcept nogil
+    cdef uint64_t start_of(self, uint64_t seq) noexcept nogil
+    cdef uint64_t published_ns(self, uint64_t seq) noexcept nogil
+    cdef uint64_t seq_at(self, uint64_t offset) noexcept nogil
 
     cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL
     cdef uint64_t _commit(self, Py_ssize_t frame_bytes) noexcept
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
-    cdef int _grow_index(self) except -1
+    cdef int _resize_index(self, uint64_t wanted) except -1
+    cdef int _account(self, Py_ssize_t grown_bytes) noexcept
     cdef int _empty(self) except -1
-    cdef int _clear_segments(self) except -1
+    cdef int _drop_segments(self, int count) except -1

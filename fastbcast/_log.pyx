@@ -5,7 +5,7 @@
     ...  [ frame | frame | frame ][ frame | frame   ........ ]
           segment                  segment          free
 
-    ends:  seq -> offset after the frame          (a ring of 8 bytes a frame)
+    marks:  seq -> offset after the frame, when it was published      (a ring of 16 bytes a frame)
 
 Invariants (`check_invariants` asserts them)
 
@@ -14,19 +14,23 @@ Invariants (`check_invariants` asserts them)
 3. A frame never straddles segments; a frame larger than a segment has one of its own.
 4. Bytes between head and tail never change or move: a view of them stays true for as long as it lives.
    Memory is written again only when the log is empty and no view of it is out.
-5. An empty log holds at most one segment of RETAINED_SEGMENT_BYTES.
+5. An empty log holds at most one segment of RETAINED_SEGMENT_BYTES, and the smallest index.
 6. `append` either adds a whole frame or raises (MemoryError) and leaves the log as it was.
+7. The ledger has the sum of what all logs hold; a segment that is dropped while a Transport holds a view of
+   it counts as pinned instead, until the last view is released.
 
 Only the loop's thread calls the methods that change a log. The `nogil` ones read C memory that nobody
 changes meanwhile, because whoever could is waiting for the sweep that calls them.
 """
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
+from fastbcast._clock cimport coarse_ns
 from fastbcast._frames cimport Payload, acquire_payload, frame_len, release_payload, write_frame
 
 cdef enum:
@@ -36,9 +40,14 @@ cdef enum:
     MAX_SEGMENT_BYTES = 65536
     # What an empty log may keep, so that a channel with one message a turn never calls malloc.
     RETAINED_SEGMENT_BYTES = 1024
-    MIN_INDEX_FRAMES = 8
+    MIN_INDEX_FRAMES = 4
 
 
+cdef class Ledger:
+    """What the logs of a hub hold together, in bytes."""
+
+
+@cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the ledger
 cdef class Segment:
     """A piece of memory that speaks the buffer protocol, read-only."""
 
@@ -59,20 +68,31 @@ cdef class Segment:
 
     def __releasebuffer__(self, Py_buffer* buffer):
         self.exports -= 1
+        if self.exports == 0 and self.pinned_in is not None:
+            self.pinned_in.pinned_bytes -= self.capacity
+            self.pinned_in = None
 
 
+@cython.no_gc    # as above
 cdef class Log:
     """The frames of one lane between `head` and `tail`."""
 
-    def __cinit__(self):
+    def __cinit__(self, Ledger ledger=None):
         self.next_seq = 1
         self.first_seq = 1
         self.segments = []
         self.next_segment_bytes = MIN_SEGMENT_BYTES
+        self.ledger = Ledger() if ledger is None else ledger
 
     def __dealloc__(self):
+        self._account(-self.allocated_bytes)
         free(self.spans)
-        free(self.ends)
+        free(self.marks)
+
+    cdef int _account(self, Py_ssize_t grown_bytes) noexcept:
+        self.allocated_bytes += grown_bytes
+        self.ledger.log_bytes += grown_bytes
+        return 0
 
     cdef uint64_t append(self, Payload* payload) except 0:
         """Frame `payload` at the tail and return its seq."""
@@ -99,17 +119,14 @@ cdef class Log:
         cdef int dropped = 0
         if offset <= self.head:
             return 0
-        self.first_seq += self.count_frames(offset)
+        self.first_seq = self.seq_at(offset)
         self.head = offset
         if offset == self.tail:
             return self._empty()
         while self.spans[dropped].end <= offset:
-            self.allocated_bytes -= (<Segment>self.segments[dropped]).capacity
             dropped += 1
         if dropped:
-            del self.segments[:dropped]
-            self.span_count -= dropped
-            memmove(self.spans, self.spans + dropped, self.span_count * sizeof(Span))
+            self._drop_segments(dropped)
         return 0
 
     cdef int _empty(self) except -1:
@@ -121,35 +138,40 @@ cdef class Log:
             wanted_bytes *= 2
         self.next_segment_bytes = max(wanted_bytes, self.next_segment_bytes // 2)
         self.burst_start = self.tail
+        if self.index_capacity > MIN_INDEX_FRAMES:
+            self._resize_index(0)
         if self.span_count == 1:
             segment = <Segment>self.segments[0]
             if segment.exports == 0 and self.next_segment_bytes <= segment.capacity <= RETAINED_SEGMENT_BYTES:
                 self.spans[0].start = self.spans[0].end = self.tail
                 return 0
-        self._clear_segments()
-        if self.index_capacity > MIN_INDEX_FRAMES:
-            free(self.ends)
-            self.ends = NULL
-            self.index_capacity = 0
-        return 0
+        return self._drop_segments(self.span_count)
 
-    cdef int _clear_segments(self) except -1:
-        self.segments.clear()
-        self.span_count = 0
-        self.allocated_bytes = 0
+    cdef int _drop_segments(self, int count) except -1:
+        cdef Segment segment
+        cdef int i
+        for i in range(count):
+            segment = <Segment>self.segments[i]
+            self._account(-segment.capacity)
+            if segment.exports:
+                segment.pinned_in = self.ledger
+                self.ledger.pinned_bytes += segment.capacity
+        del self.segments[:count]
+        self.span_count -= count
+        memmove(self.spans, self.spans + count, self.span_count * sizeof(Span))
         return 0
 
     cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL:
         """Return where `wanted_bytes` may be written at the tail; `_commit` then makes them a frame."""
         cdef Span* last
         if self.next_seq - self.first_seq == self.index_capacity:
-            self._grow_index()
+            self._resize_index(max(<uint64_t>MIN_INDEX_FRAMES, 2 * self.index_capacity))
         if self.span_count:
             last = &self.spans[self.span_count - 1]
             if <Py_ssize_t>(last.end - last.start) + wanted_bytes <= (<Segment>self.segments[-1]).capacity:
                 return last.data + (last.end - last.start)
             if last.start == last.end:  # kept while empty, and too small for this frame
-                self._clear_segments()
+                self._drop_segments(1)
         self._add_segment(max(wanted_bytes, self.next_segment_bytes))
         return self.spans[self.span_count - 1].data
 
@@ -157,7 +179,7 @@ cdef class Log:
         cdef uint64_t seq = self.next_seq
         self.tail += frame_bytes
         self.spans[self.span_count - 1].end = self.tail
-        self.ends[seq & (self.index_capacity - 1)] = self.tail
+        self.marks[seq & (self.index_capacity - 1)] = Mark(self.tail, coarse_ns())
         self.next_seq = seq + 1
         return seq
 
@@ -176,20 +198,22 @@ cdef class Log:
         self.segments.append(segment)
         self.spans[self.span_count] = Span(self.tail, self.tail, segment.data)
         self.span_count += 1
-        self.allocated_bytes += capacity
+        self._account(capacity)
         self.next_segment_bytes = min(2 * self.next_segment_bytes, MAX_SEGMENT_BYTES)
         return 0
 
-    cdef int _grow_index(self) except -1:
-        cdef uint64_t wanted = max(<uint64_t>MIN_INDEX_FRAMES, 2 * self.index_capacity)
+    cdef int _resize_index(self, uint64_t wanted) except -1:
         cdef uint64_t seq
-        cdef uint64_t* ends = <uint64_t*>malloc(wanted * sizeof(uint64_t))
-        if ends == NULL:
-            raise MemoryError("no memory for a lane's index")
-        for seq in range(self.first_seq, self.next_seq):
-            ends[seq & (wanted - 1)] = self.ends[seq & (self.index_capacity - 1)]
-        free(self.ends)
-        self.ends = ends
+        cdef Mark* marks = NULL
+        if wanted:
+            marks = <Mark*>malloc(wanted * sizeof(Mark))
+            if marks == NULL:
+                raise MemoryError("no memory for a lane's index")
+            for seq in range(self.first_seq, self.next_seq):
+                marks[seq & (wanted - 1)] = self.marks[seq & (self.index_capacity - 1)]
+        free(self.marks)
+        self._account(<Py_ssize_t>((<int64_t>wanted - <int64_t>self.index_capacity) * <int64_t>sizeof(Mark)))
+        self.marks = marks
         self.index_capacity = wanted
         return 0
 
@@ -217,25 +241,32 @@ cdef class Log:
             i += 1
         return count
 
-    cdef uint64_t count_frames(self, uint64_t offset) noexcept nogil:
-        """Return how many kept frames end at or before `offset` (head <= offset <= tail)."""
+    cdef uint64_t end_of(self, uint64_t seq) noexcept nogil:
+        """Return the offset after frame `seq` (first_seq <= seq < next_seq)."""
+        return self.marks[seq & (self.index_capacity - 1)].end
+
+    cdef uint64_t start_of(self, uint64_t seq) noexcept nogil:
+        """Return the offset of frame `seq` (first_seq <= seq <= next_seq)."""
+        return self.head if seq == self.first_seq else self.end_of(seq - 1)
+
+    cdef uint64_t published_ns(self, uint64_t seq) noexcept nogil:
+        """Return the coarse time at which frame `seq` was appended (first_seq <= seq < next_seq)."""
+        return self.marks[seq & (self.index_capacity - 1)].published_ns
+
+    cdef uint64_t seq_at(self, uint64_t offset) noexcept nogil:
+        """Return the seq of the frame that holds the byte at `offset` (head <= offset <= tail: next_seq)."""
         cdef uint64_t low = self.first_seq
         cdef uint64_t high = self.next_seq
         cdef uint64_t middle
         if offset == self.tail:
-            return high - low
+            return high
         while low < high:
             middle = low + (high - low) // 2
-            if self.ends[middle & (self.index_capacity - 1)] <= offset:
+            if self.end_of(middle) <= offset:
                 low = middle + 1
             else:
                 high = middle
-        return low - self.first_seq
-
-    cdef uint64_t frame_end(self, uint64_t offset) noexcept nogil:
-        """Return where the frame that holds the byte at `offset` ends (head <= offset < tail)."""
-        cdef uint64_t seq = self.first_seq + self.count_frames(offset)
-        return self.ends[seq & (self.index_capacity - 1)]
+        return low
 
     # The same from Python, for tests and debug builds.
 
@@ -265,9 +296,10 @@ cdef class Log:
         """Trim to `offset`."""
         self.trim(offset)
 
-    def find_frame_end(self, uint64_t offset):
-        """Return where the frame at `offset` ends, and how many kept frames end before or at `offset`."""
-        return self.frame_end(offset), self.count_frames(offset)
+    def locate(self, uint64_t offset):
+        """Return the seq of the frame that holds the byte at `offset`, where it starts, and where it ends."""
+        cdef uint64_t seq = self.seq_at(offset)
+        return seq, self.start_of(seq), self.end_of(seq)
 
     def get_view(self, uint64_t start, uint64_t end):
         """Return a view of bytes of one frame."""
@@ -280,7 +312,11 @@ cdef class Log:
         cdef uint64_t seq
         assert self.head <= self.tail
         assert len(self.segments) == self.span_count
-        assert self.allocated_bytes == sum((<Segment>segment).capacity for segment in self.segments)
+        assert self.allocated_bytes == self.index_capacity * sizeof(Mark) + sum(
+            [(<Segment>segment).capacity for segment in self.segments]
+        )
+        assert self.ledger.log_bytes >= self.allocated_bytes
+        assert self.ledger.pinned_bytes >= 0
         for i in range(self.span_count):
             assert self.spans[i].start <= self.spans[i].end
             assert self.spans[i].end - self.spans[i].start <= <uint64_t>(<Segment>self.segments[i]).capacity
@@ -290,10 +326,10 @@ cdef class Log:
             assert self.spans[0].start <= self.head
             assert self.spans[self.span_count - 1].end == self.tail
         if self.head == self.tail:
-            assert self.allocated_bytes <= RETAINED_SEGMENT_BYTES
+            assert self.allocated_bytes <= RETAINED_SEGMENT_BYTES + MIN_INDEX_FRAMES * <Py_ssize_t>sizeof(Mark)
             assert self.first_seq == self.next_seq
         offset = self.head
         for seq in range(self.first_seq, self.next_seq):
-            assert self.ends[seq & (self.index_capacity - 1)] > offset
-            offset = self.ends[seq & (self.index_capacity - 1)]
+            assert self.end_of(seq) > offset
+            offset = self.end_of(seq)
         assert offset == self.tail

@@ -1,16 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-
-cdef extern from *:
-    """
-    #include <time.h>
-    static inline unsigned long long fastbcast_now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (unsigned long long)now.tv_sec * 1000000000ull + (unsigned long long)now.tv_nsec;
-    }
-    """
-    uint64_t now_ns "fastbcast_now_ns" () noexcept nogil
+from fastbcast._log cimport Ledger
 
 
 cdef enum:
@@ -20,7 +10,8 @@ cdef enum:
 cdef enum Verdict:
     REFUSED = 0             # the kernel took a part of the bytes, or none
     FAILED = 1              # send(2) failed
-    OVER_LIMIT = 2          # too far behind
+    OVER_LIMIT = 2          # too far behind, and the policy is to evict
+    COMPACTED = 3           # it reads from the compact log
 
 
 cdef struct Aside:
@@ -34,7 +25,12 @@ cdef class Counters:
     # Sums over all channels of a hub.
     cdef readonly uint64_t published_messages, published_bytes
     cdef readonly uint64_t delivered_messages, sent_bytes, sends, refused_sends, failed_sends
-    cdef readonly uint64_t sweeps, slices, inline_sweeps
+    cdef readonly uint64_t skipped_messages, conflated_messages, jumps
+    cdef readonly uint64_t sweeps, slices, inline_sweeps, reliefs
+    # How long rounds take: that is the time from a message's first subscriber to its last.
+    cdef readonly uint64_t rounds, round_ns, max_round_ns
+
+    cdef int add_round(self, uint64_t ns) noexcept
 
 
 cdef class Sweepable:
@@ -52,7 +48,12 @@ cdef class Sweeper:
     cdef object dirty                   # deque of Sweepables, each at most once (is_dirty)
     cdef unsigned long thread_ident     # of the loop; 0 until `bind`
     cdef readonly Counters counters
+    cdef readonly Ledger ledger         # of all logs
     cdef readonly uint64_t slice_ns
+    # Bounds over all channels, and who is called to free memory at them.
+    cdef Py_ssize_t max_log_bytes, max_pinned_bytes
+    cdef object on_log_full, on_pinned_full
+    cdef bint is_relieving_logs, is_relieving_pinned
     cdef bint is_scheduled
     cdef bint is_sweeping               # guards against re-entry
     # Set aside by the slice that runs, settled before anything else may run.
@@ -62,3 +63,6 @@ cdef class Sweeper:
     cdef int check_thread(self, str what) except -1
     cdef int mark_dirty(self, Sweepable channel) except -1
     cdef int schedule(self) except -1
+    cdef int relieve_logs(self) except -1
+    cdef int relieve_pinned(self) except -1
+    cdef int call_later(self, double seconds, object callback) except -1

@@ -1,6 +1,11 @@
 import asyncio
+from collections.abc import Callable
 
 from typing_extensions import disjoint_base
+
+from ._log import Ledger
+
+RELIEF_SECONDS: float
 
 @disjoint_base
 class Counters:
@@ -24,7 +29,21 @@ class Counters:
     def slices(self) -> int: ...
     @property
     def inline_sweeps(self) -> int: ...
-    def as_dict(self) -> dict[str, int]: ...
+    @property
+    def skipped_messages(self) -> int: ...
+    @property
+    def conflated_messages(self) -> int: ...
+    @property
+    def jumps(self) -> int: ...
+    @property
+    def reliefs(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def round_ns(self) -> int: ...
+    @property
+    def max_round_ns(self) -> int: ...
+    def as_dict(self) -> dict[str, float]: ...
 
 @disjoint_base
 class Sweepable:
@@ -33,7 +52,16 @@ class Sweepable:
 
 @disjoint_base
 class Sweeper:
-    def __init__(self, slice_seconds: float) -> None: ...
+    def __init__(
+        self,
+        slice_seconds: float,
+        max_log_bytes: int,
+        on_log_full: Callable[[], object],
+        max_pinned_bytes: int,
+        on_pinned_full: Callable[[int], object],
+    ) -> None: ...
+    @property
+    def ledger(self) -> Ledger: ...
     @property
     def counters(self) -> Counters: ...
     @property

@@ -10,6 +10,7 @@ Invariants
 2. `run` gives the loop a turn after `slice_ns`; what is left goes on in the next turn, other channels first.
 3. A channel whose sweep fails does not stop the others.
 4. A hub has one sweeper, of one loop's thread; nothing here may be called from another (`check_thread`).
+5. The logs hold at most `max_log_bytes`, and one frame: who appends more has the slowest relieved of it.
 """
 
 import logging
@@ -17,6 +18,9 @@ from collections import deque
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
+
+from fastbcast._clock cimport now_ns
+from fastbcast._log cimport Ledger
 
 from fastbcast.exceptions import WrongThread
 
@@ -27,6 +31,9 @@ cdef extern from *:
     #endif
     """
     bint FASTBCAST_CHECKED
+
+# How soon an aborted Transport has let go of what it held.
+RELIEF_SECONDS = 0.01
 
 _logger = logging.getLogger("fastbcast")
 
@@ -44,10 +51,23 @@ cdef class Counters:
             "sends": self.sends,
             "refused_sends": self.refused_sends,
             "failed_sends": self.failed_sends,
+            "skipped_messages": self.skipped_messages,
+            "conflated_messages": self.conflated_messages,
+            "jumps": self.jumps,
             "sweeps": self.sweeps,
             "slices": self.slices,
             "inline_sweeps": self.inline_sweeps,
+            "reliefs": self.reliefs,
+            "rounds": self.rounds,
+            "spread_seconds_mean": self.round_ns / 1e9 / self.rounds if self.rounds else 0.0,
+            "spread_seconds_max": self.max_round_ns / 1e9,
         }
+
+    cdef int add_round(self, uint64_t ns) noexcept:
+        self.rounds += 1
+        self.round_ns += ns
+        self.max_round_ns = max(self.max_round_ns, ns)
+        return 0
 
 
 cdef class Sweepable:
@@ -61,9 +81,16 @@ cdef class Sweepable:
 cdef class Sweeper:
     """Runs the sweeps of a hub's dirty channels at the end of the loop's turn, in slices."""
 
-    def __init__(self, double slice_seconds):
+    def __init__(
+        self, double slice_seconds, Py_ssize_t max_log_bytes, on_log_full, Py_ssize_t max_pinned_bytes, on_pinned_full
+    ):
         self.dirty = deque()
         self.counters = Counters()
+        self.ledger = Ledger()
+        self.max_log_bytes = max_log_bytes
+        self.on_log_full = on_log_full
+        self.max_pinned_bytes = max_pinned_bytes
+        self.on_pinned_full = on_pinned_full
         self.slice_ns = <uint64_t>(slice_seconds * 1e9)
 
     def bind(self, loop):
@@ -101,6 +128,33 @@ cdef class Sweeper:
             self.is_scheduled = True
             self.loop.call_soon(self.run)
         return 0
+
+    cdef int call_later(self, double seconds, object callback) except -1:
+        self.loop.call_later(seconds, callback)
+        return 0
+
+    cdef int relieve_logs(self) except -1:
+        """Have memory freed now if the logs hold more than they may."""
+        if self.ledger.log_bytes > self.max_log_bytes and not self.is_sweeping and not self.is_relieving_logs:
+            self.is_relieving_logs = True
+            try:
+                self.counters.reliefs += 1
+                self.on_log_full()
+            finally:
+                self.is_relieving_logs = False
+        return 0
+
+    cdef int relieve_pinned(self) except -1:
+        """The same for what Transports pin; they let go of it a little later."""
+        if self.ledger.pinned_bytes > self.max_pinned_bytes and not self.is_relieving_pinned:
+            self.is_relieving_pinned = True
+            self.loop.call_later(RELIEF_SECONDS, self._relieved_pinned)
+            self.counters.reliefs += 1
+            self.on_pinned_full(self.ledger.pinned_bytes - self.max_pinned_bytes)
+        return 0
+
+    def _relieved_pinned(self):
+        self.is_relieving_pinned = False
 
     def run(self):
         """Sweep the dirty channels in turn until all are clean or the slice's time is up."""

@@ -22,7 +22,7 @@ can only be the CLOSE that it sends on a protocol error, without telling its lis
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from fastbcast._log cimport Log
+from fastbcast._clock cimport coarse_ns
 
 # A rest up to this size is copied. A view would keep its whole segment, which is about as large.
 COPIED_REST_BYTES = 65536
@@ -45,18 +45,18 @@ cdef class Wire:
         """Whether the kernel refused bytes that the Transport now holds."""
         return self.socket.state == PAUSED
 
-    cdef bint hand_over(self, Log log, uint64_t start, uint64_t end) except -1:
-        """Give the Transport the rest of a frame, log[start:end]; returns whether it had to keep any of it.
+    cdef bint hand_over(self, object rest) except -1:
+        """Give the Transport the rest of a frame, a view; returns whether it had to keep any of it.
 
         Also right when the kernel took nothing of the frame: only a Transport that holds something
         waits for the socket to become writable.
         """
-        cdef object rest = log.view(start, end)
-        if <Py_ssize_t>(end - start) <= _copied_rest_bytes:
+        cdef Py_ssize_t rest_bytes = len(rest)
+        if rest_bytes <= _copied_rest_bytes:
             rest = bytes(rest)
         else:
-            self.pinned_bytes += <Py_ssize_t>(end - start)
-        self.transport.write(rest)
+            self.pinned_bytes += rest_bytes
+        self._write(rest, rest_bytes)
         if self.socket.state == WRITABLE:
             self.pinned_bytes = 0
         return self.socket.state == PAUSED
@@ -72,8 +72,13 @@ cdef class Wire:
                 self.owner._direct_overflow()
                 return False
             self.direct_bytes += PyBytes_GET_SIZE(frame)
-        self.transport.write(frame)
+        self._write(frame, PyBytes_GET_SIZE(frame))
         return True
+
+    cdef int _write(self, object data, Py_ssize_t size) except -1:
+        self.handed_bytes += <uint64_t>size
+        self.transport.write(data)
+        return 0
 
     cdef int write_pong(self, bytes pong) except -1:
         """Write a pong, or keep it (replacing an older one) until the Transport is empty."""
@@ -97,7 +102,30 @@ cdef class Wire:
     cdef int pause(self) except -1:
         if self.socket.state == WRITABLE:
             self.socket.state = PAUSED
+            self.taken_bytes = self._count_taken()
+            self.stalled_since_ns = coarse_ns()
         return 0
+
+    cdef uint64_t _count_taken(self) except? 0:
+        return self.handed_bytes - <uint64_t>self.transport.get_write_buffer_size()
+
+    cdef uint64_t stalled_ns(self, uint64_t now) except? 0:
+        """Return for how long the kernel has taken nothing of what the Transport holds; 0 if it holds nothing.
+
+        Seen by whoever asks: it is as exact as it is asked often.
+        """
+        cdef uint64_t taken_bytes
+        if self.socket.state != PAUSED or self.transport.is_closing():
+            return 0
+        taken_bytes = self._count_taken()
+        if taken_bytes != self.taken_bytes:
+            self.taken_bytes = taken_bytes
+            self.stalled_since_ns = now
+        return now - self.stalled_since_ns
+
+    cdef Py_ssize_t waiting_bytes(self) except -1:
+        """Return how many bytes the Transport holds."""
+        return 0 if self.socket.state != PAUSED else <Py_ssize_t>self.transport.get_write_buffer_size()
 
     cdef int resume(self) except -1:
         """The Transport is empty again: send what waited for that."""

@@ -21,7 +21,7 @@ import uvloop
 from . import __version__
 from .door import DEFAULT_CHANNEL
 from .hub import Hub
-from .options import ChannelOptions, HubOptions
+from .options import POLICIES, ChannelOptions, HubOptions
 from .server import Server, serve
 from .tool import listen_to, publish_to
 
@@ -31,33 +31,67 @@ _Command = Callable[..., Any]
 
 MAX_BYTES = 2**40
 """What any option of bytes may be: a terabyte."""
+MAX_SOCKET_BYTES = 2**30
+"""What the kernel takes as a socket's option."""
 
 
-def _defaults(options: type[HubOptions] | type[ChannelOptions]) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(options)}
+_LIMITS = {
+    # Channels.
+    "policy": "What becomes of a client that is too far behind: closed with 1013 (evict), moved to the oldest message "
+              "within the limit (skip) or to the newest (latest), or sent only the newest of each key (conflate).",
+    "max_lag_bytes": "The limit of how far behind a client may be, a burst not counted.",
+    "soft_lag_bytes": "A limit that may be passed for --soft-lag-seconds.",
+    "soft_lag_seconds": "How long a client may stay above --soft-lag-bytes.",
+    "max_burst_bytes": "What a burst may leave a client behind in addition.",
+    "coalesce_seconds": "Wait so long after a message before sending, to send less often.",
+    "max_messages_per_second": "Send each client at most so many messages, the newest of each key; 0: no limit.",
+    "max_keys": "Keys whose newest message a conflating channel keeps.",
+    "max_snapshot_bytes": "What those messages may take.",
+    # The hub.
+    "max_message_bytes": "The largest message a client may send (1009 above).",
+    "max_direct_bytes": "What may wait for one client beside its channels' messages.",
+    "max_log_bytes": "What all channels may hold for clients that are behind.",
+    "max_pinned_bytes": "What the rests of large messages may hold beside that.",
+    "max_channels": "Channels there may be at once (503 above).",
+    "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
+}
+"""The fields of ChannelOptions and HubOptions that are options of `serve` and `demo`."""
 
 
-_HUB = _defaults(HubOptions)
-_CHANNEL = _defaults(ChannelOptions)
+def _limit_options() -> list[Callable[[_Command], _Command]]:
+    fields_by_name = {field.name: field for field in (*fields(ChannelOptions), *fields(HubOptions))}
+    kinds: dict[str, Any] = {"int": click.IntRange(0, MAX_BYTES), "float": click.FloatRange(min=0)}
+    return [
+        click.option(
+            f"--{name.replace('_', '-')}",
+            type=click.Choice(POLICIES) if name == "policy" else kinds[str(fields_by_name[name].type)],
+            default=fields_by_name[name].default,
+            show_default=True,
+            help=text,
+        )
+        for name, text in _LIMITS.items()
+    ]
 
 
 def _server_options(command: _Command) -> _Command:
-    """Add the options that `serve` and `demo` share."""
-    for option in (
+    """Add the options that `serve` and `demo` share; the first of the list is the last in the help."""
+    options: list[Callable[[_Command], _Command]] = [
         click.option("--log-level", default="warning", show_default=True,
                      type=click.Choice(["debug", "info", "warning", "error"])),
         click.option("--loop", "loop_name", type=click.Choice(["uvloop", "asyncio"]), default="uvloop",
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="How long SIGTERM lets pending messages finish."),
-        click.option("--max-lag-bytes", type=click.IntRange(1, MAX_BYTES), default=_CHANNEL["max_lag_bytes"],
-                     show_default=True, help="A client further behind, a burst not counted, is evicted (1013)."),
-        click.option("--max-message-bytes", type=click.IntRange(1, MAX_BYTES), default=_HUB["max_message_bytes"],
-                     show_default=True, help="The largest message a client may send (1009 above)."),
+        click.option("--send-buffer-bytes", type=click.IntRange(0, MAX_SOCKET_BYTES), default=0, show_default=True,
+                     help="SO_SNDBUF of each connection; 0 leaves it to the kernel."),
+        click.option("--notsent-lowat-bytes", type=click.IntRange(0, MAX_SOCKET_BYTES), default=64 * 1024,
+                     show_default=True, help="What the kernel may hold unsent of each connection; 0: as it likes."),
+        *reversed(_limit_options()),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                      help="Port to listen on; 0 takes a free one."),
         click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    ):
+    ]
+    for option in options:
         command = option(command)
     return command
 
@@ -132,18 +166,27 @@ async def _run_server(
     port: int,
     page: bool,
     relay: bool,
-    max_message_bytes: int,
-    max_lag_bytes: int,
     drain_seconds: float,
+    notsent_lowat_bytes: int,
+    send_buffer_bytes: int,
     background: Callable[[Hub, Server], Coroutine[Any, Any, None]] | None = None,
+    **limits: Any,
 ) -> int:
-    hub = Hub(max_message_bytes=max_message_bytes)
-    hub.configure("*", max_lag_bytes=max_lag_bytes)
+    channel_names = {field.name for field in fields(ChannelOptions)}
+    try:
+        hub = Hub(**{name: value for name, value in limits.items() if name not in channel_names})
+        hub.configure("*", **{name: value for name, value in limits.items() if name in channel_names})
+    except ValueError as error:
+        click.echo(f"fastbcast: {error}", err=True)
+        return 2
     if relay:
         hub.on_message(lambda client, message: hub.publish(client.channel, message))
     stop = _stop_signals()
     try:
-        server = await serve(hub, host, port, page=page)
+        server = await serve(
+            hub, host, port,
+            page=page, notsent_lowat_bytes=notsent_lowat_bytes, send_buffer_bytes=send_buffer_bytes,
+        )
     except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
         reason = getattr(error, "strerror", None) or error
         click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {reason}", err=True)

@@ -211,6 +211,9 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _upgrade(self, request: Request, identity: Any) -> None:
+        if self._server.subscribe_path and not self._server.hub.has_room_for(request.channel):
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
+            return
         self._leave()
         if self._server.upgrade(self._transport, self._socket, request, identity, self._head):
             # uvloop's transport keeps this object's data_received, and so this object, for as long as it

@@ -3,6 +3,8 @@
     FastbcastError
     ├── MessageTooBig (ValueError)      publish, send: the message is above max_message_bytes
     ├── WrongThread (RuntimeError)      a method of the loop's thread was called from another
+    ├── KeysFull                        publish: a conflating channel has max_keys or max_snapshot_bytes
+    ├── TooManyChannels                 the hub has max_channels
     ├── PublishQueueFull                publish_threadsafe: the loop does not keep up
     └── Reject                          raised BY an authorize hook, to refuse a client
 
@@ -13,7 +15,15 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-__all__ = ["FastbcastError", "MessageTooBig", "PublishQueueFull", "Reject", "WrongThread"]
+__all__ = [
+    "FastbcastError",
+    "KeysFull",
+    "MessageTooBig",
+    "PublishQueueFull",
+    "Reject",
+    "TooManyChannels",
+    "WrongThread",
+]
 
 
 class FastbcastError(Exception):
@@ -41,6 +51,35 @@ class WrongThread(FastbcastError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what} belongs to the event loop's thread; from another one use hub.publish_threadsafe()"
+
+
+class KeysFull(FastbcastError):
+    """A conflating channel keeps the newest message of every key, and one more is too many or too large."""
+
+    def __init__(self, keys: int, max_keys: int, wanted_bytes: int, max_snapshot_bytes: int) -> None:
+        super().__init__(keys, max_keys, wanted_bytes, max_snapshot_bytes)
+        self.keys = keys
+        self.max_keys = max_keys
+        self.wanted_bytes = wanted_bytes
+        self.max_snapshot_bytes = max_snapshot_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.keys} keys (max_keys={self.max_keys}) would take {self.wanted_bytes} bytes "
+            f"(max_snapshot_bytes={self.max_snapshot_bytes}); forget(key) drops one"
+        )
+
+
+class TooManyChannels(FastbcastError):
+    """The hub has as many channels as it may have."""
+
+    def __init__(self, name: str, max_channels: int) -> None:
+        super().__init__(name, max_channels)
+        self.name = name
+        self.max_channels = max_channels
+
+    def __str__(self) -> str:
+        return f"no channel {self.name!r}: there are max_channels={self.max_channels} already"
 
 
 class PublishQueueFull(FastbcastError):

@@ -13,27 +13,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
+from ._compact import check_key
 from ._fanout import Fanout
 from ._frames import encode
+from ._policy import Policy
+from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
-from .exceptions import PublishQueueFull
+from .exceptions import FastbcastError, PublishQueueFull, TooManyChannels
 from .handlers import Handlers
 from .options import ChannelOptions, HubOptions
 from .typing import AuthorizeHook, Flushed
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ._client import Client
-    from .typing import Message
+    from .typing import Key, Message
 
 __all__ = ["Channel", "Hub"]
+
+_logger = logging.getLogger("fastbcast")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -43,31 +51,41 @@ class Channel(Fanout):
 
     __slots__ = ()
 
-    async def flushed(self, *, timeout: float | None = None) -> Flushed:
-        """Wait until every subscriber of now has what was published so far; see `Hub.flushed`."""
-        return await _flush([self], timeout)
+    def flushed(self, seq: int | None = None, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
+        """Await this to know what became of message `seq` (None: the newest) for those who were subscribed then.
+
+        Ask before the next message is published, or ValueError is raised; counting begins with the publish.
+        The answer comes when nobody waits for the message any more, or after `timeout` seconds: Flushed(written,
+        conflated, skipped, evicted, left, pending), which add up to the subscribers there were. What
+        clients have read is not known to anybody here.
+        """
+        return _Asked([self], seq).wait(timeout)
 
 
-async def _flush(channels: list[Channel], timeout: float | None) -> Flushed:
-    done = asyncio.get_running_loop().create_future()
-    waiting = len(channels)
+class _Asked:
+    """Somebody waits for what becomes of the newest messages of some channels."""
 
-    def on_done() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if waiting == 0 and not done.done():
-            done.set_result(None)
+    def __init__(self, channels: Iterable[Channel], seq: int | None) -> None:
+        self._done = asyncio.Event()
+        self._flushes = [(channel, channel._flush(seq, self._count_down)) for channel in channels]
+        self._waiting = len(self._flushes)
+        for channel, _ in self._flushes:
+            channel._check_flushed()
 
-    flushes = [(channel, channel._flush(on_done)) for channel in channels]
-    if not channels:
-        return Flushed(0, 0, 0, 0)
-    try:
-        await asyncio.wait_for(done, timeout)
-    except asyncio.TimeoutError:
-        pass
-    finally:
-        counts = [channel._finish_flush(flush) for channel, flush in flushes]
-    return Flushed(*map(sum, zip(*counts, strict=True)))
+    def _count_down(self) -> None:
+        self._waiting -= 1
+        if self._waiting == 0:
+            self._done.set()
+
+    async def wait(self, timeout: float | None) -> Flushed:
+        counts: list[tuple[int, ...]] = [Flushed()]
+        try:
+            if self._waiting:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._done.wait(), timeout)
+        finally:
+            counts += [channel._finish_flush(flush) for channel, flush in self._flushes]
+        return Flushed(*map(sum, zip(*counts, strict=True)))
 
 
 class Hub:
@@ -79,14 +97,20 @@ class Hub:
     def __init__(self, **options: Any) -> None:
         self.options = HubOptions(**options)
         self._channel_options: list[tuple[str, dict[str, Any]]] = []
+        self._policies: dict[ChannelOptions, Policy] = {}
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._clients: set[Client] = set()
-        self._sweeper = Sweeper(self.options.slice_seconds)
+        self._sweeper = Sweeper(
+            self.options.slice_seconds,
+            self.options.max_log_bytes, self._relieve_logs,
+            self.options.max_pinned_bytes, self._relieve_pinned,
+        )
+        self.watch = Watch(self.options.stall_seconds)
         self.handlers = Handlers(self.options.max_inbox_messages)
         self._disconnects: Counter[str] = Counter()
         self._received_messages = 0
         self.authorize_hook: AuthorizeHook | None = None
-        self._queue: deque[tuple[str, bytes]] = deque()
+        self._queue: deque[tuple[str, bytes, Key | None]] = deque()
         self._queued_bytes = 0
         self._queue_lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -116,22 +140,38 @@ class Hub:
         They hold for channels made from now on; of several patterns that match, the later one wins.
         TypeError or ValueError for an unknown or impossible setting.
         """
-        replace(ChannelOptions(), **settings)  # raises here, not when a channel is made
+        options = replace(ChannelOptions(), **settings)  # raises here, not when a channel is made
+        self.watch.limit(options.soft_lag_seconds)
         self._channel_options.append((pattern, settings))
 
     def channel(self, name: str) -> Channel:
-        """Return the channel called `name`, made if there is none. Keep it to publish without a look-up."""
+        """Return the channel called `name`, made if there is none. Keep it to publish without a look-up.
+
+        Raises TooManyChannels if there are `max_channels`, and TypeError if the name is no str.
+        """
         channel = self._channels.get(name)
         if channel is None:
             if not isinstance(name, str):
                 raise TypeError(f"a channel's name must be str, got {type(name).__name__}")
-            options = ChannelOptions()
-            for pattern, settings in self._channel_options:
-                if fnmatchcase(name, pattern):
-                    options = replace(options, **settings)
-            channel = Channel(name, self._sweeper, max_message_bytes=self.max_message_bytes, **asdict(options))
+            if not self.has_room_for(name):
+                raise TooManyChannels(name, self.options.max_channels)
+            channel = Channel(name, self._sweeper, self._policy_of(name))
             self._channels[name] = channel
         return channel
+
+    def has_room_for(self, name: str) -> bool:
+        """Whether there is a channel called `name`, or may be."""
+        return len(self._channels) < self.options.max_channels or name in self._channels
+
+    def _policy_of(self, name: str) -> Policy:
+        options = ChannelOptions()
+        for pattern, settings in self._channel_options:
+            if fnmatchcase(name, pattern):
+                options = replace(options, **settings)
+        policy = self._policies.get(options)
+        if policy is None:
+            policy = self._policies[options] = Policy(options, self.max_message_bytes)
+        return policy
 
     def count_subscribers(self, name: str) -> int:
         """Return how many clients are subscribed to `name`, without making a channel."""
@@ -144,32 +184,40 @@ class Hub:
 
     # Publishing.
 
-    def publish(self, channel: str, message: Message, *, text: bool | None = None) -> int:
+    def publish(
+        self, channel: str, message: Message, *, text: bool | None = None, key: Key | None = None
+    ) -> int:
         """Queue `message` for every subscriber of `channel`; return its seq there (from 1).
 
         It goes out at the end of the loop's turn, with whatever else was published by then. A str goes
-        out as text, a bytes-like object as binary, or as text with `text=True`. Never blocks, never runs
-        user code, never raises for a client's fault.
+        out as text, a bytes-like object as binary, or as text with `text=True`. `key` (str, bytes or int) names
+        what the message is about, for a channel that conflates. Never blocks, never runs user code, never
+        raises for a client's fault.
 
-        Raises TypeError, ValueError (MessageTooBig among them) for a message that cannot be sent, and
-        WrongThread outside the loop's thread; nothing has been queued then.
+        Raises TypeError, ValueError (MessageTooBig among them) for a message or key that cannot be sent,
+        KeysFull, TooManyChannels, and WrongThread outside the loop's thread; nothing has been queued then.
         """
-        return self.channel(channel).publish(message, text=text)
+        return self.channel(channel).publish(message, text=text, key=key)
 
-    def publish_threadsafe(self, channel: str, message: Message, *, text: bool | None = None) -> None:
+    def publish_threadsafe(
+        self, channel: str, message: Message, *, text: bool | None = None, key: Key | None = None
+    ) -> None:
         """Publish from any thread; the bytes are copied before this returns.
 
         Order is kept for each thread. Raises TypeError or ValueError as `publish` does, and
-        PublishQueueFull when `max_threadsafe_bytes` wait already.
+        PublishQueueFull when `max_threadsafe_bytes` wait already. What only the loop's thread can find out,
+        KeysFull and TooManyChannels, is logged as an error.
         """
         if not isinstance(channel, str):
             raise TypeError(f"a channel's name must be str, got {type(channel).__name__}")
+        if key is not None:
+            check_key(key)
         frame = encode(message, text, self.max_message_bytes)
         with self._queue_lock:
             if self._queued_bytes + len(frame) > self.options.max_threadsafe_bytes:
                 raise PublishQueueFull(self._queued_bytes, self.options.max_threadsafe_bytes)
             is_first = not self._queue
-            self._queue.append((channel, frame))
+            self._queue.append((channel, frame, key))
             self._queued_bytes += len(frame)
         if is_first and self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to get it
@@ -178,24 +226,57 @@ class Hub:
     def _take_queue(self) -> None:
         with self._queue_lock:
             queue, self._queue, self._queued_bytes = self._queue, deque(), 0
-        for name, frame in queue:
-            self.channel(name)._publish_frame(frame)
+        for name, frame, key in queue:
+            try:
+                self.channel(name)._publish_frame(frame, key)
+            except FastbcastError as error:
+                _logger.error("a message that publish_threadsafe had queued for %r is lost: %s", name, error)
 
-    async def flushed(self, *, timeout: float | None = None) -> Flushed:
-        """Wait until the kernel has everything published so far, for every subscriber of now.
+    def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
+        """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.
 
-        Returns what became of the subscriptions: `Flushed(written, evicted, left, pending)`; `pending`
-        is 0 unless `timeout` (seconds) ran out. What clients have read is not known to anybody here.
+        With nobody too slow, it returns when the kernel has everything that was published before the call.
         """
         self.check_thread("flushed")
         self._take_queue()
-        return await _flush(self.channels(), timeout)
+        return _Asked(self.channels(), None).wait(timeout)
+
+    def forget(self, channel: str, key: Key) -> bool:
+        """Drop the newest message of `key` on a conflating channel; returns whether there was one."""
+        found = self._channels.get(channel)
+        return found is not None and found.forget(key)
+
+    # Bounds over all channels.
+
+    def _relieve_logs(self) -> None:
+        """Free memory of the logs, the largest first, until an eighth of what they may hold is free."""
+        aim = self.options.max_log_bytes * 7 // 8
+        for is_last_resort in (False, True):
+            channels = sorted(self.channels(), key=lambda channel: channel.log_bytes, reverse=True)
+            for channel in channels:
+                while self._sweeper.ledger.log_bytes > aim and channel._relieve(is_last_resort):
+                    pass
+                if self._sweeper.ledger.log_bytes <= aim:
+                    return
+
+    def _relieve_pinned(self, excess_bytes: int) -> None:
+        """Abort those that have taken nothing for the longest, until Transports hold `excess_bytes` less."""
+        for client in sorted(self.watch.clients(), key=lambda client: client._stalled_seconds(), reverse=True):
+            if excess_bytes <= 0:
+                break
+            if client._pinned_bytes:
+                excess_bytes -= client._pinned_bytes
+                client._evict_now("pinned_full")
 
     # Clients.
 
     def clients(self) -> Iterator[Client]:
         """Iterate over a copy of the connected clients."""
         return iter(list(self._clients))
+
+    def slowest(self, n: int = 10) -> list[Client]:
+        """Return at most `n` of the clients whose sockets are full, the furthest behind first (`client.lag`)."""
+        return heapq.nlargest(n, self.watch.clients(), key=lambda client: client.lag)
 
     def authorize(self, hook: _Function) -> _Function:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.
@@ -263,8 +344,26 @@ class Hub:
             "clients": len(self._clients),
             "channels": len(channels),
             "subscriptions": sum(channel.subscribers for channel in channels),
-            "log_bytes": sum(channel.log_bytes for channel in channels),
+            "log_bytes": self._sweeper.ledger.log_bytes,
+            "pinned_bytes": self._sweeper.ledger.pinned_bytes,
+            "lag": self._sum_lag(channels),
             "received_messages": self._received_messages,
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),
+        }
+
+    @staticmethod
+    def _sum_lag(channels: list[Channel]) -> dict[str, Any]:
+        """Sum up over all subscriptions; in the histogram each is counted under the least bound it is within."""
+        lags = [channel._sum_lag() for channel in channels]
+        names = [*map(str, LAG_BOUNDS), "more"]
+        return {
+            "subscriptions_behind": sum(lag.behind for lag in lags),
+            "bytes": sum(lag.bytes for lag in lags),
+            "messages": sum(lag.messages for lag in lags),
+            "max_bytes": max((lag.max_bytes for lag in lags), default=0),
+            "max_seconds": max((lag.max_seconds for lag in lags), default=0.0),
+            "subscriptions_by_bytes": {
+                name: sum(lag.by_bytes[i] for lag in lags) for i, name in enumerate(names)
+            },
         }

@@ -12,6 +12,8 @@ MIB = 1024 * 1024
 
 def _check(options: object, least: dict[str, float]) -> None:
     for field in fields(options):  # type: ignore[arg-type]
+        if field.type == "str":
+            continue
         value = getattr(options, field.name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{field.name} must be a number, got {value!r}")
@@ -21,22 +23,43 @@ def _check(options: object, least: dict[str, float]) -> None:
             raise ValueError(f"{field.name} must be at least {least.get(field.name, 1)}, got {value!r}")
 
 
+POLICIES = ("evict", "skip", "latest", "conflate")
+"""What may become of a subscriber that is too far behind; see `ChannelOptions.policy`."""
+
+
 @dataclass(frozen=True)
 class ChannelOptions:
-    """What a channel may hold for its subscribers. Set by pattern with `hub.configure`."""
+    """What a channel holds for subscribers that are behind, and what becomes of them. Set with `hub.configure`."""
 
+    policy: str = "evict"
+    """At a limit: `evict` closes with 1013; `skip` goes on with the oldest message within the limit, `latest` with the
+    newest. `conflate` does not wait for a limit: whoever is behind gets only the newest message of every key."""
     max_lag_bytes: int = 1 * MIB
-    """A subscriber that the kernel refused and that is further behind than this is evicted (1013).
-    Precedent: Centrifugo's queue of 1 MiB a client."""
+    """The hard limit, for a subscriber that the kernel refused. Precedent: Centrifugo's queue of 1 MiB a client."""
+    soft_lag_bytes: int = 256 * KIB
+    """A limit that may be passed for `soft_lag_seconds`. Precedent: Redis' soft output buffer limit."""
+    soft_lag_seconds: float = 10.0
+    """How long a subscriber may stay above `soft_lag_bytes`."""
     max_burst_bytes: int = 16 * MIB
     """How much more a burst may leave a subscriber behind without being held against it."""
     max_unswept_bytes: int = 4 * MIB
     """What may be published before a sweep runs at once instead of at the end of the loop's turn."""
     coalesce_seconds: float = 0.0
     """Wait this long after a publish before sending, to send less often. 0: the end of the loop's turn."""
+    max_messages_per_second: float = 0.0
+    """Send each subscriber at most so many messages a second, of each key the newest; the channel then conflates,
+    whatever its policy. 0: no limit."""
+    max_keys: int = 10_000
+    """Keys whose newest message a conflating channel keeps (KeysFull above)."""
+    max_snapshot_bytes: int = 4 * MIB
+    """What those messages may take, and 96 bytes for each of them (KeysFull above)."""
 
     def __post_init__(self) -> None:
-        _check(self, {"max_burst_bytes": 0, "coalesce_seconds": 0})
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        _check(self, {
+            "max_burst_bytes": 0, "coalesce_seconds": 0, "soft_lag_seconds": 0.001, "max_messages_per_second": 0,
+        })
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,16 @@ class HubOptions:
     """Frames a client may cut one message into (1008 above); each costs a header's work."""
     max_direct_bytes: int = 1 * MIB
     """What may wait for a client of `client.send()` before it is closed with 1013."""
+    max_log_bytes: int = 256 * MIB
+    """What the logs of all channels may hold for subscribers that are behind. Above it the furthest behind on the
+    largest log are evicted, or jump, as their channel's policy says."""
+    max_pinned_bytes: int = 64 * MIB
+    """What Transports may hold of messages that the logs have forgotten (rests of large frames). Above it those
+    clients that have taken nothing for the longest are aborted."""
+    max_channels: int = 200_000
+    """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
+    stall_seconds: float = 60.0
+    """A client that takes nothing at all of what waits for it for so long is evicted, under every policy."""
     max_inbox_messages: int = 32
     """Messages that wait for an async handler before reading from the client is paused."""
     max_threadsafe_bytes: int = 16 * MIB
@@ -60,4 +93,4 @@ class HubOptions:
     """How long a sweep may run before the loop gets a turn."""
 
     def __post_init__(self) -> None:
-        _check(self, {"close_seconds": 0.001, "slice_seconds": 0.0001})
+        _check(self, {"close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001})

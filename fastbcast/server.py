@@ -46,6 +46,7 @@ class Server:
         handshake_seconds: float,
         max_head_bytes: int,
         notsent_lowat_bytes: int,
+        send_buffer_bytes: int,
     ) -> None:
         self.hub = hub
         self.host = host
@@ -54,6 +55,7 @@ class Server:
         self.subscribe_path = subscribe_path
         self._backlog = backlog
         self._notsent_lowat_bytes = notsent_lowat_bytes
+        self._send_buffer_bytes = send_buffer_bytes
         self.handshake_seconds = handshake_seconds
         self.max_head_bytes = max_head_bytes
         self.is_closing = False
@@ -130,6 +132,8 @@ class Server:
         try:
             if self._notsent_lowat_bytes:
                 accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._notsent_lowat_bytes)
+            if self._send_buffer_bytes:
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
         except OSError:  # the peer is gone again
             accepted.close()
             return
@@ -185,6 +189,7 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     handshake_seconds, max_head_bytes: bounds of the opening handshake.
     notsent_lowat_bytes: TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits
     act, and not in kernel memory; 0 leaves the kernel's default.
+    send_buffer_bytes: SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel.
 
     Raises OSError if an address cannot be bound.
     """
@@ -201,6 +206,7 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
         handshake_seconds: float = 10.0,
         max_head_bytes: int = 16 * 1024,
         notsent_lowat_bytes: int = 64 * 1024,
+        send_buffer_bytes: int = 0,
     ) -> None:
         self._server = Server(
             hub,
@@ -212,6 +218,7 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
             handshake_seconds=handshake_seconds,
             max_head_bytes=max_head_bytes,
             notsent_lowat_bytes=notsent_lowat_bytes,
+            send_buffer_bytes=send_buffer_bytes,
         )
 
     def __await__(self) -> Generator[Any, None, Server]:

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     Message = str | Buffer
+    Key = str | bytes | int
 
-__all__ = ["Disconnect", "Flushed", "Request"]
+__all__ = ["Disconnect", "Flushed", "Lag", "Missed", "Request"]
 
 
 class Disconnect(NamedTuple):
@@ -19,9 +20,9 @@ class Disconnect(NamedTuple):
     `code` and `reason` are those of the CLOSE that came first (1005: it had none; 1006: there was none).
     `by` says who ended it: "client", "server", or "network" when the connection was lost.
     `cause` says why, one word per cause, the same as in `hub.stats()["disconnects"]`:
-    client, application, going_away, slow_consumer, direct_overflow, protocol_error, invalid_text,
-    message_too_big, too_many_fragments, handler_error, internal_error, aborted, send_failed,
-    connection_lost.
+    client, application, going_away, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
+    protocol_error, invalid_text, message_too_big, too_many_fragments, too_many_channels, handler_error,
+    internal_error, aborted, send_failed, connection_lost.
     """
 
     code: int
@@ -31,17 +32,51 @@ class Disconnect(NamedTuple):
 
 
 class Flushed(NamedTuple):
-    """What became of the messages published before `flushed()`, counted in subscriptions.
+    """What became of a message, counted in the subscribers of its channel when it was published.
 
-    `written`: the kernel has all of them; `evicted`: too slow, closed with 1013; `left`: unsubscribed, or
-    disconnected for another reason, before it had all; `pending`: still behind at the timeout. The four
-    add up to the subscriptions there were at the call.
+    `written`: the kernel has it; `conflated`: a newer one of its key came first; `skipped`: passed over
+    because the subscriber was too far behind; `evicted`: the subscriber was closed for being too slow; `left`:
+    it unsubscribed, or disconnected for another reason, before it had the message; `pending`: still waiting
+    at the timeout. They add up to the subscribers there were, always.
     """
 
-    written: int
-    evicted: int
-    left: int
-    pending: int
+    written: int = 0
+    conflated: int = 0
+    skipped: int = 0
+    evicted: int = 0
+    left: int = 0
+    pending: int = 0
+
+
+class Lag(NamedTuple):
+    """How far behind a client is: what waits for it, in the logs of its channels and in its Transport.
+
+    `bytes` and `messages` count what was published since the last message it was sent, also where a
+    conflating channel will pass some of it over. `seconds` is the age of the oldest message not sent, as
+    exact as the kernel's tick (some milliseconds).
+    """
+
+    bytes: int
+    messages: int
+    seconds: float
+
+
+class LagTotals(NamedTuple):
+    """The lag of a channel's subscriptions, in sum."""
+
+    behind: int
+    bytes: int
+    messages: int
+    max_bytes: int
+    max_seconds: float
+    by_bytes: list[int]
+
+
+class Missed(NamedTuple):
+    """Messages that a client did not get and will not: for being too far behind, or for a newer one of the key."""
+
+    skipped: int
+    conflated: int
 
 
 class Request(NamedTuple):

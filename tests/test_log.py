@@ -42,8 +42,9 @@ class LogMachine(RuleBasedStateMachine):
             return
         offset = self.model.head + int(share * (self.model.tail - self.model.head - 1))
         end = self.model.frame_end(offset)
-        count = sum(end <= offset for end in self.model.ends())
-        assert self.log.find_frame_end(offset) == (end, count)
+        index = sum(end <= offset for end in self.model.ends())
+        start = end - len(self.model.frames[index])
+        assert self.log.locate(offset) == (self.model.next_seq - len(self.model.frames) + index, start, end)
         assert self.log.read(offset) == self.model.read(offset)
         view = self.log.get_view(offset, end)
         self.views.append((view, bytes(view)))

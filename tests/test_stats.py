@@ -12,6 +12,7 @@ def test_stats_count_what_happened(run):
         hub.on_message(lambda client, message: None)
         empty = hub.stats()
         assert empty["disconnects"] == {}
+        assert not any(empty.pop("lag").pop("subscriptions_by_bytes").values())
         assert {value for name, value in empty.items() if name != "disconnects"} == {0}
         async with connections(hub, "/a", "/a", "/b") as [(one, _), (two, _), (three, _)]:
             hub.publish("a", bytes(100))

@@ -127,7 +127,7 @@ def test_flushed_includes_what_other_threads_have_published_before(run):
         hub = Hub()
         async with connections(hub, "/") as (raw, _):
             hub.publish_threadsafe("default", "x")
-            assert await hub.flushed() == Flushed(1, 0, 0, 0)
+            assert await hub.flushed() == Flushed(written=1)
             assert hub.stats()["published_messages"] == 1
             assert await raw.read_payloads(1) == [b"x"]
 

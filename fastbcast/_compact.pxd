@@ -1,0 +1,41 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastbcast._log cimport Ledger
+
+
+cdef Py_ssize_t key_len(object key) except -1
+
+
+cdef struct Entry:
+    uint64_t seq
+    uint64_t end            # offset after it in the channel's log, which may have forgotten it
+    uint64_t keyless        # messages without a key up to this one, itself included
+    uint64_t published_ns   # coarse_ns()
+    PyObject* frame         # an owned bytes object; NULL: superseded or dropped
+    bint has_key
+
+
+cdef class CompactLog:
+    cdef Entry* entries                 # by seq
+    cdef uint32_t count, capacity
+    cdef uint32_t dead                  # entries without a frame
+    cdef dict seqs                      # key -> seq of its newest message
+    cdef readonly uint64_t keyless      # messages without a key so far
+    cdef uint64_t keyless_from          # no message without a key before this seq is kept
+    cdef readonly Py_ssize_t keyed_bytes, keyless_bytes     # what is kept, and its entries
+    # Set once.
+    cdef Ledger ledger
+    cdef Py_ssize_t max_keys, max_snapshot_bytes
+
+    cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1
+    cdef int add(self, uint64_t seq, uint64_t end, object key, bytes frame) except -1
+    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1
+
+    cdef uint32_t find(self, uint64_t seq) noexcept nogil
+    cdef bint holds(self, uint64_t seq) noexcept nogil
+    cdef uint64_t keyless_before(self, uint64_t seq) noexcept nogil
+    cdef uint64_t oldest_ns(self, uint64_t seq) noexcept nogil
+
+    cdef int _kill(self, Entry* entry) except -1
+    cdef int _make_room(self) except -1

@@ -1,0 +1,249 @@
+"""The compact log of a conflating channel: of each key only the newest message, in the order of publishing.
+
+    published    A1  B2  A3  -4  B5  A6  -7           (- is a message without a key)
+    kept                     -4  B5  A6  -7           what a subscriber that has nothing since 0 is sent
+
+Whoever is behind on a conflating channel reads from here instead of from the channel's log, and so costs
+neither of them more than a position. What it has not got and does not find here was superseded (conflated)
+or, if it had no key, dropped at its bound (skipped).
+
+Invariants (`check_invariants` asserts them)
+
+1. Entries are sorted by seq. `seqs` names exactly the live ones that have a key, one each.
+2. At most max_keys keys, and max_snapshot_bytes of their frames, keys and entries: `admit` raises KeysFull before
+   anything is changed. What a slow client does never makes it raise.
+3. At least half of the entries are alive, or there are fewer than MIN_ENTRIES.
+4. Counting by subtraction is exact: of the messages a subscriber passes over, those without a key that it
+   was not sent were skipped, the others conflated.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+
+from fastbcast._clock cimport coarse_ns
+from fastbcast._log cimport Ledger
+
+from fastbcast.exceptions import KeysFull
+
+cdef enum:
+    MIN_ENTRIES = 16
+    # What a message costs beside its frame: an Entry, and the bytes object's own.
+    ENTRY_BYTES = 96
+
+
+cdef Py_ssize_t cost(object frame) noexcept:
+    return PyBytes_GET_SIZE(frame) + ENTRY_BYTES
+
+
+cdef Py_ssize_t key_len(object key) except -1:
+    """Return what a key takes; TypeError unless it is a str, bytes or int (whose hash runs no user code)."""
+    if type(key) is str or type(key) is bytes:
+        return len(key)
+    if type(key) is int:
+        return 1 + key.bit_length() // 8
+    raise TypeError(f"a key must be str, bytes or int, got {type(key).__name__}")
+
+
+def check_key(key):
+    """Raise TypeError unless `key` can be one."""
+    key_len(key)
+
+
+@cython.no_gc_clear    # __dealloc__ needs the ledger
+cdef class CompactLog:
+    """The newest message of every key, and messages without a key up to a bound."""
+
+    def __cinit__(self, Ledger ledger not None, *, Py_ssize_t max_keys, Py_ssize_t max_snapshot_bytes):
+        self.ledger = ledger
+        self.max_keys = max_keys
+        self.max_snapshot_bytes = max_snapshot_bytes
+        self.seqs = {}
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.count):
+            if self.entries[i].frame != NULL:
+                Py_DECREF(<object>self.entries[i].frame)
+        self.ledger.log_bytes -= self.keyed_bytes + self.keyless_bytes
+        free(self.entries)
+
+    @property
+    def keys(self):
+        """How many keys there are."""
+        return len(self.seqs)
+
+    cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1:
+        """Make room for one message, or raise: KeysFull, TypeError, MemoryError; then nothing has changed."""
+        cdef Py_ssize_t keyed_bytes
+        cdef object seq
+        if key is not None:
+            keyed_bytes = self.keyed_bytes + frame_bytes + ENTRY_BYTES
+            seq = self.seqs.get(key)
+            if seq is None:
+                keyed_bytes += key_len(key)
+            else:
+                keyed_bytes -= cost(<object>self.entries[self.find(seq)].frame)
+            if keyed_bytes > self.max_snapshot_bytes or (seq is None and len(self.seqs) >= self.max_keys):
+                raise KeysFull(len(self.seqs), self.max_keys, keyed_bytes, self.max_snapshot_bytes)
+        if self.count == self.capacity:
+            self._make_room()
+        return 0
+
+    cdef int add(self, uint64_t seq, uint64_t end, object key, bytes frame) except -1:
+        """Add what `admit` has admitted: message `seq`, which ends at offset `end` of the log."""
+        cdef Py_ssize_t kept_bytes = cost(frame)
+        cdef object superseded
+        if key is None:
+            self.keyless += 1
+            self.keyless_bytes += kept_bytes
+        else:
+            superseded = self.seqs.get(key)
+            self.seqs[key] = seq
+            if superseded is None:
+                kept_bytes += key_len(key)
+            else:
+                self._kill(&self.entries[self.find(superseded)])
+            self.keyed_bytes += kept_bytes
+        self.ledger.log_bytes += kept_bytes
+        Py_INCREF(frame)
+        self.entries[self.count] = Entry(seq, end, self.keyless, coarse_ns(), <PyObject*>frame, key is not None)
+        self.count += 1
+        return 0
+
+    cdef int _kill(self, Entry* entry) except -1:
+        cdef bytes frame = <bytes>entry.frame
+        if entry.has_key:
+            self.keyed_bytes -= cost(frame)
+        else:
+            self.keyless_bytes -= cost(frame)
+        self.ledger.log_bytes -= cost(frame)
+        entry.frame = NULL
+        Py_DECREF(frame)
+        self.dead += 1
+        return 0
+
+    cdef int _make_room(self) except -1:
+        """Leave out the dead if they are many, else grow."""
+        cdef Entry* entries
+        cdef uint32_t wanted
+        cdef uint32_t i
+        cdef uint32_t live = 0
+        if 2 * self.dead >= self.count and self.count:
+            for i in range(self.count):
+                if self.entries[i].frame != NULL:
+                    self.entries[live] = self.entries[i]
+                    live += 1
+            self.count = live
+            self.dead = 0
+            return 0
+        wanted = max(<uint32_t>MIN_ENTRIES, 2 * self.capacity)
+        entries = <Entry*>realloc(self.entries, wanted * sizeof(Entry))
+        if entries == NULL:
+            raise MemoryError("no memory for a channel's keys")
+        self.entries = entries
+        self.capacity = wanted
+        return 0
+
+    def forget(self, key):
+        """Drop a key and its message; returns whether there was one."""
+        seq = self.seqs.pop(key, None)
+        if seq is None:
+            return False
+        self._kill(&self.entries[self.find(seq)])
+        self.keyed_bytes -= key_len(key)
+        self.ledger.log_bytes -= key_len(key)
+        return True
+
+    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1:
+        """Drop messages without a key, the oldest first, before `before_seq`, until `kept_bytes` of them are left."""
+        cdef Entry* entry
+        cdef uint32_t i
+        if self.keyless_bytes <= kept_bytes:
+            return 0
+        i = self.find(self.keyless_from)
+        while i < self.count and self.keyless_bytes > kept_bytes:
+            entry = &self.entries[i]
+            if entry.seq >= before_seq:
+                break
+            if entry.frame != NULL and not entry.has_key:
+                self._kill(entry)
+            self.keyless_from = entry.seq + 1
+            i += 1
+        return 0
+
+    cdef uint32_t find(self, uint64_t seq) noexcept nogil:
+        """Return the index of the first entry at or after `seq`; `count` if there is none."""
+        cdef uint32_t low = 0
+        cdef uint32_t high = self.count
+        cdef uint32_t middle
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.entries[middle].seq < seq:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef bint holds(self, uint64_t seq) noexcept nogil:
+        """Whether message `seq` is still to be had."""
+        cdef uint32_t i = self.find(seq)
+        return i < self.count and self.entries[i].seq == seq and self.entries[i].frame != NULL
+
+    cdef uint64_t keyless_before(self, uint64_t seq) noexcept nogil:
+        """Return how many messages without a key came before `seq`; none since has been dropped."""
+        cdef uint32_t i = self.find(seq)
+        if i == self.count:
+            return self.keyless
+        return self.entries[i].keyless - (not self.entries[i].has_key)
+
+    cdef uint64_t oldest_ns(self, uint64_t seq) noexcept nogil:
+        """Return when the oldest live message at or after `seq` was published; 0 if there is none."""
+        cdef uint32_t i = self.find(seq)
+        while i < self.count and self.entries[i].frame == NULL:
+            i += 1
+        return self.entries[i].published_ns if i < self.count else 0
+
+    # For tests and debug builds.
+
+    def put(self, uint64_t seq, uint64_t end, key, bytes frame not None):
+        """Admit and add a message."""
+        self.admit(key, len(frame))
+        self.add(seq, end, key, frame)
+
+    def drop(self, uint64_t before_seq, Py_ssize_t kept_bytes):
+        """Drop messages without a key."""
+        self.drop_keyless(before_seq, kept_bytes)
+
+    def read(self, uint64_t seq):
+        """Return (seq, frame) of the live messages from `seq` on."""
+        cdef uint32_t i
+        return [
+            (self.entries[i].seq, <bytes>self.entries[i].frame)
+            for i in range(self.find(seq), self.count) if self.entries[i].frame != NULL
+        ]
+
+    def check_invariants(self):
+        """Assert invariants 1 to 3; slow."""
+        cdef uint32_t i
+        cdef uint32_t dead = 0
+        cdef Py_ssize_t keyless_bytes = 0
+        cdef Py_ssize_t keyed_bytes = sum([key_len(key) for key in self.seqs])
+        cdef set keyed = set()
+        for i in range(self.count):
+            assert i == 0 or self.entries[i - 1].seq < self.entries[i].seq
+            if self.entries[i].frame == NULL:
+                dead += 1
+            elif self.entries[i].has_key:
+                keyed.add(self.entries[i].seq)
+                keyed_bytes += cost(<object>self.entries[i].frame)
+            else:
+                assert self.entries[i].seq >= self.keyless_from
+                keyless_bytes += cost(<object>self.entries[i].frame)
+        assert keyed == set(self.seqs.values()) and len(keyed) == len(self.seqs) <= self.max_keys
+        assert (dead, keyed_bytes, keyless_bytes) == (self.dead, self.keyed_bytes, self.keyless_bytes)
+        assert self.keyed_bytes <= self.max_snapshot_bytes
+        assert self.capacity <= 4 * (self.count - self.dead) + 4 * MIN_ENTRIES or self.count < self.capacity

@@ -1,0 +1,64 @@
+"""Policies: when a subscriber is too far behind, and what becomes of it.
+
+                        lag (bytes behind the log's tail)
+    0 ........ soft_lag_bytes ........ max_lag_bytes ...(burst)... max_lag_bytes + max_burst_bytes
+      fine     for soft_lag_seconds    at the end of a turn        at once
+
+Invariants
+
+1. Only a subscriber whose socket the kernel refused is ever judged.
+2. A burst is not lag: lag counts from the end of the burst in which the subscriber fell behind
+   (`judged_from`), until `max_burst_bytes` more than the limit are waiting.
+3. `judge` gives the limit that was passed, in bytes; what follows is the policy's: `evict` closes, `skip`
+   jumps to the oldest message within that limit, `latest` to the newest. A `conflate` channel does not
+   judge: its subscribers that are behind hold nothing of the log.
+"""
+
+from libc.stdint cimport uint64_t
+
+KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
+
+# Releases come at most so often: a timer each, and one send for all the messages of a release.
+MAX_RELEASES_PER_SECOND = 20
+
+
+cdef class Policy:
+    """What a channel allows its subscribers; made of ChannelOptions."""
+
+    def __cinit__(self, options not None, uint64_t max_message_bytes):
+        self.kind = KINDS[options.policy]
+        self.max_message_bytes = max_message_bytes
+        self.max_lag_bytes = options.max_lag_bytes
+        self.max_burst_bytes = options.max_burst_bytes
+        self.max_unswept_bytes = options.max_unswept_bytes
+        self.soft_lag_bytes = options.soft_lag_bytes
+        self.soft_lag_ns = <uint64_t>(options.soft_lag_seconds * 1e9)
+        self.max_keys = options.max_keys
+        self.max_snapshot_bytes = options.max_snapshot_bytes
+        self.coalesce_seconds = options.coalesce_seconds
+        if options.max_messages_per_second:
+            self.messages_per_release = max(1, int(options.max_messages_per_second / MAX_RELEASES_PER_SECOND))
+            self.release_ns = <uint64_t>(1e9 * self.messages_per_release / options.max_messages_per_second)
+
+    cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil:
+        """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""
+        cdef Place* place = slot.place
+        cdef uint64_t lag
+        if tail - slot.cursor > self.max_lag_bytes + self.max_burst_bytes:
+            return self.max_lag_bytes
+        if not is_turn_end:
+            return WITHIN_LIMITS
+        if place.judged_from == KEEPING_UP:
+            place.judged_from = tail
+            return WITHIN_LIMITS
+        lag = tail - max(slot.cursor, place.judged_from)
+        if lag > self.max_lag_bytes:
+            return self.max_lag_bytes
+        if lag <= self.soft_lag_bytes:
+            place.soft_since_ns = 0
+        elif place.soft_since_ns == 0:
+            place.soft_since_ns = now
+        elif now - place.soft_since_ns >= self.soft_lag_ns:
+            place.soft_since_ns = 0
+            return self.soft_lag_bytes
+        return WITHIN_LIMITS

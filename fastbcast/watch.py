@@ -1,0 +1,63 @@
+"""The clients whose sockets are full, looked at every so often: time passes for them though nothing happens.
+
+    pause_writing -> add -> tick ... tick     nothing taken for stall_seconds: evicted
+                                              behind on a channel: judged there (soft limits)
+
+Invariants
+
+1. A timer is set if and only if somebody is watched. Nobody is watched for long after the socket has room again.
+2. What a client holds in memory is bounded in time: a client that takes nothing is evicted under every policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._client import Client
+    from .hub import Channel
+
+MAX_TICK_SECONDS = 1.0
+TICKS_PER_LIMIT = 4
+"""A limit of time is seen at most a quarter of it late."""
+
+
+class Watch:
+    """Watches the clients of one hub."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._tick_seconds = MAX_TICK_SECONDS
+        self._clients: dict[Client, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.limit(stall_seconds)
+
+    def limit(self, seconds: float) -> None:
+        """Look often enough to see that a limit of so many seconds has passed."""
+        self._tick_seconds = min(self._tick_seconds, seconds / TICKS_PER_LIMIT)
+
+    def add(self, client: Client) -> None:
+        """Watch `client`, whose socket is full."""
+        self._clients[client] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
+
+    def clients(self) -> list[Client]:
+        """Return the clients whose sockets are full now."""
+        return [client for client in self._clients if client.is_writing_paused]
+
+    def _tick(self) -> None:
+        paused = self.clients()
+        self._clients = dict.fromkeys(paused)
+        behind: set[Channel] = set()
+        for client in paused:
+            if client._stalled_seconds() >= self._stall_seconds:
+                client._evict("stalled")
+            else:
+                behind.update(client._channels_behind())
+        for channel in behind:
+            channel._judge()
+        self._timer = None
+        if paused:
+            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)

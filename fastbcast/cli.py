@@ -42,7 +42,6 @@ _LIMITS = {
     "max_lag_bytes": "The limit of how far behind a client may be, a burst not counted.",
     "soft_lag_bytes": "A limit that may be passed for --soft-lag-seconds.",
     "soft_lag_seconds": "How long a client may stay above --soft-lag-bytes.",
-    "max_burst_bytes": "What a burst may leave a client behind in addition.",
     "coalesce_seconds": "Wait so long after a message before sending, to send less often.",
     "max_messages_per_second": "Send each client at most so many messages, the newest of each key; 0: no limit.",
     "max_keys": "Keys whose newest message a conflating channel keeps.",
@@ -60,7 +59,7 @@ _LIMITS = {
 
 def _limit_options() -> list[Callable[[_Command], _Command]]:
     fields_by_name = {field.name: field for field in (*fields(ChannelOptions), *fields(HubOptions))}
-    kinds: dict[str, Any] = {"int": click.IntRange(0, MAX_BYTES), "float": click.FloatRange(min=0)}
+    kinds: dict[str, Any] = {"int": click.IntRange(1, MAX_BYTES), "float": click.FloatRange(min=0)}
     return [
         click.option(
             f"--{name.replace('_', '-')}",

@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastbcast._frames cimport Payload
@@ -14,6 +15,7 @@ cdef struct Span:
     uint64_t start          # absolute offset of the segment's first byte
     uint64_t end            # absolute offset after its last written byte
     uint8_t* data
+    PyObject* segment       # an owned Segment
 
 
 cdef struct Mark:
@@ -46,8 +48,7 @@ cdef class Log:
     cdef readonly uint64_t first_seq    # seq of the frame that starts at head
     cdef readonly Py_ssize_t allocated_bytes    # what segments and index hold, used or not
     cdef Ledger ledger                          # the sum of it over all logs
-    # Segments, oldest first; spans[i] describes segments[i].
-    cdef list segments
+    # Segments, oldest first.
     cdef Span* spans
     cdef int span_count
     cdef int span_capacity
@@ -72,7 +73,7 @@ cdef class Log:
     cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL
     cdef uint64_t _commit(self, Py_ssize_t frame_bytes) noexcept
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
-    cdef int _resize_index(self, uint64_t wanted) except -1
+    cdef int _grow_index(self) except -1
     cdef int _account(self, Py_ssize_t grown_bytes) noexcept
     cdef int _empty(self) except -1
-    cdef int _drop_segments(self, int count) except -1
+    cdef int _drop_segments(self, int count) noexcept

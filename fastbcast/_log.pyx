@@ -12,9 +12,8 @@ Invariants (`check_invariants` asserts them)
 1. head <= every cursor <= tail, and all three are frame boundaries of the log.
 2. Spans are contiguous: spans[i].end == spans[i + 1].start, the last end is the tail.
 3. A frame never straddles segments; a frame larger than a segment has one of its own.
-4. Bytes between head and tail never change or move: a view of them stays true for as long as it lives.
-   Memory is written again only when the log is empty and no view of it is out.
-5. An empty log holds at most one segment of RETAINED_SEGMENT_BYTES, and the smallest index.
+4. Bytes never change or move once they are written: a view of them stays true for as long as it lives.
+5. An empty log holds no memory but its object.
 6. `append` either adds a whole frame or raises (MemoryError) and leaves the log as it was.
 7. The ledger has the sum of what all logs hold; a segment that is dropped while a Transport holds a view of
    it counts as pinned instead, until the last view is released.
@@ -26,7 +25,9 @@ changes meanwhile, because whoever could is waiting for the sweep that calls the
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
@@ -38,8 +39,6 @@ cdef enum:
     MIN_SEGMENT_BYTES = 256
     # Large enough that a backlog is a handful of iovecs, small enough that trimming frees memory soon.
     MAX_SEGMENT_BYTES = 65536
-    # What an empty log may keep, so that a channel with one message a turn never calls malloc.
-    RETAINED_SEGMENT_BYTES = 1024
     MIN_INDEX_FRAMES = 4
 
 
@@ -80,11 +79,11 @@ cdef class Log:
     def __cinit__(self, Ledger ledger=None):
         self.next_seq = 1
         self.first_seq = 1
-        self.segments = []
         self.next_segment_bytes = MIN_SEGMENT_BYTES
         self.ledger = Ledger() if ledger is None else ledger
 
     def __dealloc__(self):
+        self._drop_segments(self.span_count)
         self._account(-self.allocated_bytes)
         free(self.spans)
         free(self.marks)
@@ -133,45 +132,44 @@ cdef class Log:
         # Size what comes next by what this burst needed, so that a steady load uses one segment a turn.
         cdef uint64_t burst_bytes = self.tail - self.burst_start
         cdef Py_ssize_t wanted_bytes = MIN_SEGMENT_BYTES
-        cdef Segment segment
         while wanted_bytes < MAX_SEGMENT_BYTES and <uint64_t>wanted_bytes < burst_bytes:
             wanted_bytes *= 2
         self.next_segment_bytes = max(wanted_bytes, self.next_segment_bytes // 2)
         self.burst_start = self.tail
-        if self.index_capacity > MIN_INDEX_FRAMES:
-            self._resize_index(0)
-        if self.span_count == 1:
-            segment = <Segment>self.segments[0]
-            if segment.exports == 0 and self.next_segment_bytes <= segment.capacity <= RETAINED_SEGMENT_BYTES:
-                self.spans[0].start = self.spans[0].end = self.tail
-                return 0
-        return self._drop_segments(self.span_count)
+        self._drop_segments(self.span_count)
+        free(self.spans)
+        self.spans = NULL
+        self.span_capacity = 0
+        self._account(-self.allocated_bytes)
+        free(self.marks)
+        self.marks = NULL
+        self.index_capacity = 0
+        return 0
 
-    cdef int _drop_segments(self, int count) except -1:
+    cdef int _drop_segments(self, int count) noexcept:
         cdef Segment segment
         cdef int i
         for i in range(count):
-            segment = <Segment>self.segments[i]
+            segment = <Segment>self.spans[i].segment
             self._account(-segment.capacity)
             if segment.exports:
                 segment.pinned_in = self.ledger
                 self.ledger.pinned_bytes += segment.capacity
-        del self.segments[:count]
+            Py_DECREF(segment)
         self.span_count -= count
-        memmove(self.spans, self.spans + count, self.span_count * sizeof(Span))
+        if self.span_count:
+            memmove(self.spans, self.spans + count, self.span_count * sizeof(Span))
         return 0
 
     cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL:
         """Return where `wanted_bytes` may be written at the tail; `_commit` then makes them a frame."""
         cdef Span* last
         if self.next_seq - self.first_seq == self.index_capacity:
-            self._resize_index(max(<uint64_t>MIN_INDEX_FRAMES, 2 * self.index_capacity))
+            self._grow_index()
         if self.span_count:
             last = &self.spans[self.span_count - 1]
-            if <Py_ssize_t>(last.end - last.start) + wanted_bytes <= (<Segment>self.segments[-1]).capacity:
+            if <Py_ssize_t>(last.end - last.start) + wanted_bytes <= (<Segment>last.segment).capacity:
                 return last.data + (last.end - last.start)
-            if last.start == last.end:  # kept while empty, and too small for this frame
-                self._drop_segments(1)
         self._add_segment(max(wanted_bytes, self.next_segment_bytes))
         return self.spans[self.span_count - 1].data
 
@@ -195,24 +193,23 @@ cdef class Log:
             self.spans = spans
             self.span_capacity = wanted
         segment = Segment(capacity)
-        self.segments.append(segment)
-        self.spans[self.span_count] = Span(self.tail, self.tail, segment.data)
+        Py_INCREF(segment)
+        self.spans[self.span_count] = Span(self.tail, self.tail, segment.data, <PyObject*>segment)
         self.span_count += 1
         self._account(capacity)
         self.next_segment_bytes = min(2 * self.next_segment_bytes, MAX_SEGMENT_BYTES)
         return 0
 
-    cdef int _resize_index(self, uint64_t wanted) except -1:
+    cdef int _grow_index(self) except -1:
+        cdef uint64_t wanted = max(<uint64_t>MIN_INDEX_FRAMES, 2 * self.index_capacity)
         cdef uint64_t seq
-        cdef Mark* marks = NULL
-        if wanted:
-            marks = <Mark*>malloc(wanted * sizeof(Mark))
-            if marks == NULL:
-                raise MemoryError("no memory for a lane's index")
-            for seq in range(self.first_seq, self.next_seq):
-                marks[seq & (wanted - 1)] = self.marks[seq & (self.index_capacity - 1)]
+        cdef Mark* marks = <Mark*>malloc(wanted * sizeof(Mark))
+        if marks == NULL:
+            raise MemoryError("no memory for a lane's index")
+        for seq in range(self.first_seq, self.next_seq):
+            marks[seq & (wanted - 1)] = self.marks[seq & (self.index_capacity - 1)]
         free(self.marks)
-        self._account(<Py_ssize_t>((<int64_t>wanted - <int64_t>self.index_capacity) * <int64_t>sizeof(Mark)))
+        self._account(<Py_ssize_t>((wanted - self.index_capacity) * sizeof(Mark)))
         self.marks = marks
         self.index_capacity = wanted
         return 0
@@ -222,7 +219,7 @@ cdef class Log:
         cdef int i = self.span_count - 1
         while self.spans[i].start > start:
             i -= 1
-        return memoryview(self.segments[i])[start - self.spans[i].start:end - self.spans[i].start]
+        return memoryview(<object>self.spans[i].segment)[start - self.spans[i].start:end - self.spans[i].start]
 
     cdef int gather(self, uint64_t start, iovec* out, int max_count) noexcept nogil:
         """Describe the bytes from `start` to the tail in at most `max_count` pieces; returns how many.
@@ -311,22 +308,21 @@ cdef class Log:
         cdef uint64_t offset
         cdef uint64_t seq
         assert self.head <= self.tail
-        assert len(self.segments) == self.span_count
-        assert self.allocated_bytes == self.index_capacity * sizeof(Mark) + sum(
-            [(<Segment>segment).capacity for segment in self.segments]
+        assert self.allocated_bytes == <Py_ssize_t>(self.index_capacity * sizeof(Mark)) + sum(
+            [(<Segment>self.spans[i].segment).capacity for i in range(self.span_count)]
         )
         assert self.ledger.log_bytes >= self.allocated_bytes
         assert self.ledger.pinned_bytes >= 0
         for i in range(self.span_count):
             assert self.spans[i].start <= self.spans[i].end
-            assert self.spans[i].end - self.spans[i].start <= <uint64_t>(<Segment>self.segments[i]).capacity
+            assert self.spans[i].end - self.spans[i].start <= <uint64_t>(<Segment>self.spans[i].segment).capacity
             if i:
                 assert self.spans[i].start == self.spans[i - 1].end
         if self.span_count:
             assert self.spans[0].start <= self.head
             assert self.spans[self.span_count - 1].end == self.tail
         if self.head == self.tail:
-            assert self.allocated_bytes <= RETAINED_SEGMENT_BYTES + MIN_INDEX_FRAMES * <Py_ssize_t>sizeof(Mark)
+            assert self.allocated_bytes == 0 and self.span_capacity == 0
             assert self.first_seq == self.next_seq
         offset = self.head
         for seq in range(self.first_seq, self.next_seq):

@@ -17,7 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MODULES = [
-    "_frames", "_log", "_compact", "_wire", "_policy", "_flush", "_sweeper", "_roster", "_fanout", "_client",
+    "_frames", "_log", "_compact", "_wire", "_policy", "_sweeper", "_roster", "_tally", "_round", "_fanout", "_client",
 ]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")

@@ -6,13 +6,16 @@ The path of a message, and the file that owns each step:
       -> one RFC 6455 frame             _frames.pyx    encoded once
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
       -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
-      -> one sweep, without the GIL     _fanout.pyx    one send(2) per subscriber of all it lacks
-         over the subscribers' cursors  _roster.pyx    who is subscribed, and how far behind
+      -> one sweep, without the GIL     _round.pyx     one send(2) per subscriber of all it lacks
       -> the socket, or its Transport   _wire.pyx      the one ordered writer of a client
+
+    one channel, in layers              _fanout.pyx    publish, subscribe, catch up
+                                        _round.pyx     the sweep
+                                        _tally.pyx     written, conflated, skipped, evicted, left, pending
+                                        _roster.pyx    who is subscribed, and how far behind
 
     who does not keep up                _policy.pyx    limits, and what becomes of it
       of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
-      what became of a message          _flush.pyx     written, conflated, skipped, evicted, left, pending
       as time passes                    watch.py       stalled clients, soft limits
 
     what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py

@@ -1,46 +1,15 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
-from fastbcast._flush cimport Fate
-from fastbcast._policy cimport Policy, Slot
-from fastbcast._roster cimport Roster, Subscription
-from fastbcast._sweeper cimport Counters, Sweeper, Verdict
+from fastbcast._roster cimport Subscription
+from fastbcast._round cimport Round
 from fastbcast._wire cimport Wire
 
 
-cdef class Fanout(Roster):
-    cdef Sweeper sweeper
-    cdef Counters counters
-    cdef Policy policy
-    # The round: see the module's docstring.
-    cdef uint32_t position, remaining
-    cdef bint needs_round
-    cdef uint64_t offered               # every slot has been offered the bytes before this
-    cdef uint64_t round_tail            # the tail when the round began
-    cdef uint64_t round_began_ns
-    cdef uint32_t random
-    # With a limit of the rate: when the next release may be, and whether a timer is set for it.
-    cdef uint64_t next_release_ns
-    cdef bint is_release_set
-    cdef Fate newest                    # of the newest message; heads the list of those asked for
-
+cdef class Fanout(Round):
     cdef uint64_t _appended(self, uint64_t seq, uint64_t frame_bytes, bint has_key) except 0
     cdef Subscription subscribe(self, Wire wire)
     cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1
     cdef int catch_up(self, Subscription subscription) except -1
     cdef int resume(self, Subscription subscription) except -1
 
-    cdef bint _begin_round(self) except -1
-    cdef int _end_round(self) except -1
-    cdef int _run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
-    cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
-    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
-    cdef int _settle(self) except -1
-    cdef int _hand_over(self, Subscription subscription) except -1
-    cdef int _give(self, Subscription subscription, object rest, uint64_t published_ns) except -1
-    cdef int _send_compacted(self, Subscription subscription, uint64_t max_messages) except -1
-    cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept
-    cdef int _trim(self) except -1
-
-    cdef int _count_loss(self, Slot* slot, Fate* fate, uint32_t* counter) noexcept
-    cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept
-    cdef int _check_flushes(self) except -1
+    cdef int _sweep_now(self) except -1

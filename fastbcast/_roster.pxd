@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastbcast._compact cimport CompactLog
 from fastbcast._log cimport Log
 from fastbcast._policy cimport Place, Slot
-from fastbcast._sweeper cimport Sweepable
+from fastbcast._sweeper cimport Sweepable, Sweeper
 from fastbcast._wire cimport Wire
 
 cdef enum:
@@ -27,6 +27,8 @@ cdef class Subscription:
 
 
 cdef class Roster(Sweepable):
+    # Set once.
+    cdef Sweeper sweeper
     cdef Log log
     cdef CompactLog compact         # of a channel that conflates, else None
     # Subscribers: dense, unordered.

@@ -1,6 +1,9 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastbcast._policy cimport Slot
+from fastbcast._roster cimport Roster
+
 
 cdef struct Fate:
     # What became of one message, counted in subscribers; those not counted have it, or are pending.
@@ -22,5 +25,13 @@ cdef class Flush:
     cdef int leave(self) noexcept
 
 
-cdef int count_lost(Fate* fate, bint is_conflated) noexcept nogil
-cdef int count_passed(Fate* newest, uint64_t first_seq, uint64_t next_seq, bint is_conflated) noexcept nogil
+cdef class Tally(Roster):
+    cdef Fate newest            # heads the list of those asked for
+
+    cdef int begin_tally(self, uint64_t seq, bint has_key) noexcept
+    cdef int count_leaver(self, Slot* slot, bint is_evicted) noexcept
+    cdef int count_skipped(self, Slot* slot, uint64_t next_seq) noexcept nogil
+    cdef int count_compacted(self, Slot* slot, uint64_t next_seq, uint64_t skipped) noexcept
+    cdef int check_flushes(self) except -1
+    cdef int _count_loss(self, Slot* slot, Fate* fate, uint32_t* counter) noexcept
+    cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept

@@ -1,0 +1,34 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastbcast._policy cimport Policy, Slot
+from fastbcast._roster cimport Subscription
+from fastbcast._sweeper cimport Counters, Verdict
+from fastbcast._tally cimport Tally
+
+
+cdef class Round(Tally):
+    # Set once.
+    cdef Counters counters
+    cdef Policy policy
+    # The round: see the module's docstring.
+    cdef uint32_t position, remaining
+    cdef bint needs_round
+    cdef uint64_t offered               # every slot has been offered the bytes before this
+    cdef uint64_t round_tail            # the tail when the round began
+    cdef uint64_t round_began_ns
+    cdef uint32_t random
+    # With a limit of the rate: when the next release may be, and whether a timer is set for it.
+    cdef uint64_t next_release_ns
+    cdef bint is_release_set
+
+    cdef bint _begin_round(self) except -1
+    cdef int _end_round(self) except -1
+    cdef int run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
+    cdef int settle(self) except -1
+    cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
+    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
+    cdef int _hand_over(self, Subscription subscription) except -1
+    cdef int _give(self, Subscription subscription, object rest, uint64_t published_ns) except -1
+    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages) except -1
+    cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept
+    cdef int trim(self) except -1

@@ -1,0 +1,15 @@
+from collections.abc import Callable
+
+from typing_extensions import Self, disjoint_base
+
+from ._roster import Roster
+
+@disjoint_base
+class Flush:
+    def __new__(cls, channel: object, on_done: Callable[[], object]) -> Self: ...
+
+@disjoint_base
+class Tally(Roster):
+    def _flush(self, seq: int | None, on_done: Callable[[], object]) -> Flush: ...
+    def _check_flushed(self) -> None: ...
+    def _finish_flush(self, flush: Flush) -> tuple[int, int, int, int, int, int]: ...

@@ -257,6 +257,7 @@ static uint64_t print_report(struct memory_bytes before, struct memory_bytes aft
            (unsigned long long)ledger.corrupt, closed_by_server, is_timed_out ? "true" : "false");
     print_times("delivery_ms", &ledger.delivery, true);
     print_times("completion_ms", &ledger.completion, false);
+    print_times("spread_ms", &ledger.spread, false);
     print_times("connect_ms", &connects, false);
     print_times("probe_connect_ms", &probes, false);
     printf(", \"probes_failed\": %u", probes_failed);

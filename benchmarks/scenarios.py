@@ -6,12 +6,16 @@ A case is one load on some servers and becomes one table. Nothing here runs anyt
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from servers import SUBJECT
 
 Result = dict[str, Any]
+
+LOAD = "load"  # the C load client
+KIB = 1024
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,16 @@ class Column:
     read: Callable[[Result], float | None]
     decimals: int = 2
     has_spread: bool = False
+    short: str = ""  # the title in the ratio's column; "": its first word
 
 
-def key(name: str) -> Callable[[Result], float | None]:
-    return lambda result: result[name]
+def key(name: str, unit: float = 1) -> Callable[[Result], float | None]:
+    """What a program or server does not know is missing or None."""
+    return lambda result: None if result.get(name) is None else result[name] / unit
 
 
 def time_ms(name: str, point: str) -> Callable[[Result], float | None]:
-    return lambda result: result[name][point] if result[name]["count"] else None
+    return lambda result: result[name][point] if result.get(name, {}).get("count") else None
 
 
 CPU_US = Column("CPU us/delivery", key("server_cpu_us_per_delivery"), 3, has_spread=True)
@@ -36,22 +42,42 @@ CLIENT_SHARE = Column("client CPU", key("client_cpu_share"))
 RATE = Column("deliveries/s", key("deliveries_per_second"), 0, has_spread=True)
 BATCH = Column("frames/read", key("frames_per_read"), 1)
 COMPLETION_P50 = Column("done p50 ms", time_ms("completion_ms", "p50"))
-COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True)
+COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True, short="done p99")
 HANDSHAKES = Column("handshakes/s", key("handshakes_per_second"), 0)
 STEAL = Column("steal", key("steal_share"))
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One of several loads of a case, for each of its servers; or one server with several options."""
+
+    title: str
+    load: list[str] = field(default_factory=list)
+    server_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
-    """One load: what is measured, on which servers, and the columns that answer its question."""
+    """One table: what is measured, on which servers, and the columns that answer its question.
+
+    A case has one row for each server, or one for each server and variant. The ratio is to the row of the
+    reference server; with variants and no reference it is to the same server's first variant.
+    """
 
     title: str
     load: list[str]
     servers: tuple[str, ...]
-    reference: str
+    reference: str  # "": no ratio, unless there are variants
     columns: tuple[Column, ...]
-    judged: Column = CPU_US  # the figure whose ratio is taken
+    judged: Column | None = CPU_US  # the figure whose ratio is taken; None: no ratio
     loop: str = "closed"  # closed, open or none
+    variants: tuple[Variant, ...] = ()
+    program: str = LOAD  # or a script below benchmarks/
+    has_server: bool = True  # False: the program is the server, too
+    has_bound: bool = False  # fastbcast's memory must stay within what it promises
+    hard_cap_bytes: int = 0  # the promise for a channel's backlog; 0: the installed fastbcast's defaults
+    may_peers_stop: bool = False  # a peer that loses messages or stops is a result, not a failure
+    min_probes: int = 0  # connects without which there is no p99 of them
 
 
 CLOSED_COLUMNS = (CPU_US, RATE, BATCH, SERVER_SHARE, CLIENT_SHARE, COMPLETION_P50, COMPLETION_P99, STEAL)
@@ -152,6 +178,77 @@ def memory(
     return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], columns, rss, loop="none")]
 
 
+GROWTH = Column("growth MiB", key("rss_growth_bytes", MIB), 2, has_spread=True)
+PEAK_GROWTH = Column("peak growth MiB", key("rss_peak_growth_bytes", MIB), 2, has_spread=True)
+ALLOWED_GROWTH = Column("allowed MiB", key("allowed_growth_bytes", MIB), 2)
+STALLED_COLUMNS = (
+    GROWTH,
+    PEAK_GROWTH,
+    Column("kernel MiB", key("sockets_growth_bytes", MIB), 1),
+    Column("unread MiB", key("stalled_unread_bytes", MIB), 1),
+    Column("stalled", key("stalled"), 0),
+    Column("open", key("stalled_open"), 0),
+    Column("lingering", key("stalled_lingering"), 0),
+    Column("gone", key("stalled_gone"), 0),
+    Column("saw a close", key("stalled_closes_seen"), 0),
+)
+STALLED_SHARES = (0, 0.01, 0.1, 0.5)
+STALLED_SERVERS = (SUBJECT, f"{SUBJECT}-skip", f"{SUBJECT}-latest")
+CLOSE_SECONDS = 6.0  # longer than fastbcast's close_seconds: until then an evicted client may still be connected
+
+
+def stalled_variants(clients: int) -> tuple[Variant, ...]:
+    """0, 1, 10 and 50 % that never read; and as a control as many healthy ones as the last leaves, alone."""
+    shares = [
+        Variant(f"{share:.0%}", f"--clients {clients} --stalled {int(clients * share)}".split())
+        for share in STALLED_SHARES
+    ]
+    healthy = clients - int(clients * STALLED_SHARES[-1])
+    return (*shares, Variant(f"0% of {healthy:,}", ["--clients", str(healthy)]))
+
+
+def stalled(
+    clients: int = 1000,
+    rate: float = 250,
+    seconds: float = 15,
+    flood_clients: int = 200,
+    megabytes: float = 200,
+    settle_seconds: float = CLOSE_SECONDS,
+    hard_cap_bytes: int = 0,
+    servers: tuple[str, ...] = STALLED_SERVERS,
+) -> list[Case]:
+    """0, 1, 10 and 50 % of the clients never read: what that costs the others (open loop), and the server."""
+    common = f"--size 4096 --warmup 10 --settle {settle_seconds:g}"
+    open_load = f"{common} --rate {rate:g} --messages {int(rate * seconds)}"
+    flood_load = f"{common} --in-flight 16 --judge all --messages {int(megabytes * 1e6 / 4096)}"
+    memory_columns = (GROWTH, PEAK_GROWTH, ALLOWED_GROWTH, *STALLED_COLUMNS[2:])
+    shares = (SERVER_SHARE, CLIENT_SHARE)
+    return [
+        Case(
+            f"{clients:,} clients, some stalled: 4 KiB, {rate:g} messages/s",
+            open_load.split(),
+            servers,
+            "",
+            (COMPLETION_P50, COMPLETION_P99, RATE, CPU_US, *shares, *memory_columns, STEAL),
+            judged=COMPLETION_P99,
+            loop="open",
+            variants=stalled_variants(clients),
+            has_bound=True,
+            hard_cap_bytes=hard_cap_bytes,
+        ),
+        Case(
+            f"{flood_clients:,} clients, some stalled: {megabytes:g} MB as fast as the healthy ones take them",
+            flood_load.split(),
+            servers,
+            "",
+            (RATE, CPU_US, COMPLETION_P50, COMPLETION_P99, *shares, *memory_columns, STEAL),
+            variants=stalled_variants(flood_clients),
+            has_bound=True,
+            hard_cap_bytes=hard_cap_bytes,
+        ),
+    ]
+
+
 def quick(clients: int = 200) -> list[Case]:
     """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
@@ -162,9 +259,11 @@ def quick(clients: int = 200) -> list[Case]:
         *openloop(clients, 1, (100,), own),
         *many(clients * 10, 20, 5),
         *memory(clients * 10, 0.5, own),
+        *stalled(clients, 100, 1, clients, 4, settle_seconds=0, servers=(SUBJECT,)),
     ]
 
 
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
-    scenario.__name__: scenario for scenario in (lockstep, pipelined, large, openloop, many, memory, quick)
+    scenario.__name__: scenario
+    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, quick)
 }

@@ -5,6 +5,7 @@ A case is one load on some servers and becomes one table. Nothing here runs anyt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,10 +201,10 @@ CLOSE_SECONDS = 6.0  # longer than fastbcast's close_seconds: until then an evic
 def stalled_variants(clients: int) -> tuple[Variant, ...]:
     """0, 1, 10 and 50 % that never read; and as a control as many healthy ones as the last leaves, alone."""
     shares = [
-        Variant(f"{share:.0%}", f"--clients {clients} --stalled {int(clients * share)}".split())
+        Variant(f"{share:.0%}", f"--clients {clients} --stalled {math.ceil(clients * share)}".split())
         for share in STALLED_SHARES
     ]
-    healthy = clients - int(clients * STALLED_SHARES[-1])
+    healthy = clients - math.ceil(clients * STALLED_SHARES[-1])
     return (*shares, Variant(f"0% of {healthy:,}", ["--clients", str(healthy)]))
 
 
@@ -220,7 +221,7 @@ def stalled(
     """0, 1, 10 and 50 % of the clients never read: what that costs the others (open loop), and the server."""
     common = f"--size 4096 --warmup 10 --settle {settle_seconds:g}"
     open_load = f"{common} --rate {rate:g} --messages {int(rate * seconds)}"
-    flood_load = f"{common} --in-flight 16 --judge all --messages {int(megabytes * 1e6 / 4096)}"
+    flood_load = f"{common} --in-flight 16 --judge all --messages {math.ceil(megabytes * 1e6 / 4096)}"
     memory_columns = (GROWTH, PEAK_GROWTH, ALLOWED_GROWTH, *STALLED_COLUMNS[2:])
     shares = (SERVER_SHARE, CLIENT_SHARE)
     return [
@@ -249,6 +250,44 @@ def stalled(
     ]
 
 
+def healthy_share(result: Result) -> float | None:
+    wanted = result["target_messages"] * (result["clients"] - result["stalled"])
+    return 100 * result["deliveries"] / wanted if wanted else None
+
+
+def backlog(
+    clients: int = 105,
+    stalled: int = 5,
+    megabytes: float = 20,
+    settle_seconds: float = CLOSE_SECONDS,
+    servers: tuple[str, ...] = (*STALLED_SERVERS, "bun", "ws", "websockets", "aiohttp", "starlette", "picows"),
+) -> list[Case]:
+    """Some clients never read while 20 MB go out: what becomes of the backlog, on servers in use today."""
+    load = (
+        f"--clients {clients} --stalled {stalled} --size 4096 --in-flight 8 --judge all --warmup 10"
+        f" --messages {math.ceil(megabytes * 1e6 / 4096)} --settle {settle_seconds:g}"
+    )
+    columns = (
+        Column("healthy got %", healthy_share, 1),
+        Column("in s", lambda result: None if result["stopped"] else result["seconds"], 2, has_spread=True),
+        *STALLED_COLUMNS,
+        STEAL,
+    )
+    return [
+        Case(
+            f"{clients:,} clients, {stalled:,} stalled, {megabytes:g} MB",
+            load.split(),
+            servers,
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            may_peers_stop=True,
+            has_bound=True,
+        )
+    ]
+
+
 def quick(clients: int = 200) -> list[Case]:
     """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
@@ -265,5 +304,5 @@ def quick(clients: int = 200) -> list[Case]:
 
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
-    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, quick)
+    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, quick)
 }

@@ -331,6 +331,7 @@ static uint64_t print_report(struct memory_bytes before, struct memory_bytes aft
            (unsigned long long)(ledger.published > ledger.measured_from_seq
                                 ? ledger.published - ledger.measured_from_seq : 0),
            (unsigned long long)ledger.measured_received, seconds);
+    print_ratio("target_messages", (double)options.messages, options.window_seconds > 0 ? 0 : 1, 0);
     print_ratio("deliveries_per_second", deliveries, seconds, 0);
     print_ratio("server_cpu_seconds", server_cpu, has_server && seconds > 0 ? 1 : 0, 2);
     print_ratio("server_cpu_us_per_delivery", server_cpu * 1e6, has_server ? deliveries : 0, 4);

@@ -288,6 +288,42 @@ def backlog(
     ]
 
 
+SPREAD_P99 = Column("first to last p99 ms", time_ms("spread_ms", "p99"), 1, has_spread=True, short="first to last p99")
+
+
+def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[Case]:
+    """15,000 subscribers, messages without a pause: how long everything else in the server has to wait."""
+    load = (
+        f"--clients {clients} --size 128 --in-flight 2 --judge all --seconds {seconds:g} --warmup 5"
+        f" --connect-probes {probes} --source-spread"
+    )
+    columns = (
+        Column("timer p50 ms", time_ms("timer_lateness_ms", "p50"), 1),
+        Column("timer p99 ms", time_ms("timer_lateness_ms", "p99"), 1, has_spread=True, short="timer p99"),
+        Column("timer max ms", time_ms("timer_lateness_ms", "max"), 1),
+        Column("connects", lambda result: result["probe_connect_ms"]["count"], 0),
+        Column("101 p50 ms", time_ms("probe_connect_ms", "p50"), 1),
+        Column("101 p99 ms", time_ms("probe_connect_ms", "p99"), 1, has_spread=True, short="101 p99"),
+        Column("first to last p50 ms", time_ms("spread_ms", "p50"), 1),
+        SPREAD_P99,
+        RATE,
+        SERVER_SHARE,
+        CLIENT_SHARE,
+        STEAL,
+    )
+    return [
+        Case(
+            f"{clients:,} subscribers, always a message under way",
+            load.split(),
+            (f"{SUBJECT}-timer", "floor"),
+            "floor",
+            columns,
+            judged=SPREAD_P99,
+            min_probes=200,
+        )
+    ]
+
+
 def quick(clients: int = 200) -> list[Case]:
     """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
@@ -304,5 +340,5 @@ def quick(clients: int = 200) -> list[Case]:
 
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
-    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, quick)
+    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, quick)
 }

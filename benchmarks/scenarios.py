@@ -324,6 +324,30 @@ def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[
     ]
 
 
+def channels(channels: int = 100_000, connections: int = 10, size: int = 128) -> list[Case]:
+    """100,000 channels with one subscriber each: resident bytes of a channel after its first message."""
+    columns = (
+        Column("bytes/channel", key("bytes_per_channel"), 0, has_spread=True),
+        Column("before its message", key("subscribed_bytes_per_channel"), 0, has_spread=True),
+        Column("of the log", key("log_bytes_per_channel"), 0),
+        Column("rss MiB", key("rss_after_bytes", MIB), 1),
+        Column("in s", key("seconds"), 1),
+    )
+    return [
+        Case(
+            f"{channels:,} channels",
+            f"--channels {channels} --connections {connections} --size {size}".split(),
+            (SUBJECT,),
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            program="channels.py",
+            has_server=False,
+        )
+    ]
+
+
 def quick(clients: int = 200) -> list[Case]:
     """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
@@ -340,5 +364,5 @@ def quick(clients: int = 200) -> list[Case]:
 
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
-    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, quick)
+    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, quick)
 }

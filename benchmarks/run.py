@@ -54,7 +54,7 @@ LOAD_TIMEOUT_SECONDS = 180
 PROGRAM_TIMEOUT_SECONDS = LOAD_TIMEOUT_SECONDS + 60  # one that does not end by itself is killed
 CURSOR_BYTES = 1 * 1024  # what a slow subscriber may cost fastbcast, besides the rest of one frame
 FRAME_HEADER_BYTES = 10  # the longest of a server's
-ROUNDS = {"quick": 1, "many": 1, "stalled": 3, "backlog": 3, "fair": 3, "channels": 3}  # others: 5
+ROUNDS = {"quick": 1, "many": 1, "stalled": 3, "backlog": 3, "fair": 3, "channels": 3, "freshness": 3}  # others: 5
 SETTING_TYPES = {"int": int, "float": float}  # annotations of scenarios' parameters, as written
 WRONG_COUNTS = ("missing", "duplicated", "reordered", "corrupt", "closed_by_server")
 
@@ -350,7 +350,8 @@ def main() -> int:
     for case in cases:
         rows, is_case_complete = run_case(case, commands, arguments.rounds, cores)
         is_complete &= is_case_complete
-        print_table(case, rows)
+        if rows:
+            print_table(case, rows)
         report.append({
             "case": case.title,
             "load": case.load,

@@ -348,6 +348,50 @@ def channels(channels: int = 100_000, connections: int = 10, size: int = 128) ->
     ]
 
 
+def freshness(
+    max_lag_bytes: int = 64 * KIB, fill_seconds: float = 4, seconds: float = 5, read_rate: float = 64_000
+) -> list[Case]:
+    """A client reads 64 KB/s of 1 MB/s, policy latest: how old is what it reads, by the sockets' options?"""
+    variants = tuple(
+        Variant(
+            f"notsent {notsent // KIB} KiB, send buffer {send_buffer // KIB} KiB",
+            server_options=(
+                "--policy", "latest",
+                "--max-lag-bytes", str(max_lag_bytes),
+                "--notsent-lowat-bytes", str(notsent),
+                "--send-buffer-bytes", str(send_buffer),
+            ),
+        )
+        for notsent in (0, 16 * KIB, 64 * KIB, 256 * KIB)
+        for send_buffer in (0, 64 * KIB)
+    )
+    columns = (
+        Column("age p50 s", key("age_p50_seconds"), 2, has_spread=True),
+        Column("age max s", key("age_max_seconds"), 2, has_spread=True),
+        Column("in flight p50 KiB", key("in_flight_p50_bytes", KIB), 0, has_spread=True),
+        Column("in flight max KiB", key("in_flight_max_bytes", KIB), 0),
+        Column("to drain s", key("drain_seconds"), 2),
+        Column("read", key("read_messages"), 0),
+        Column("passed over", key("passed_over"), 0),
+        Column("read KB/s", key("read_bytes_per_second", 1000), 1),
+    )
+    common = f"--read-rate {read_rate:g} --fill-seconds {fill_seconds:g} --seconds {seconds:g}"
+    return [
+        Case(
+            f"a slow reader with {title}",
+            [*common.split(), "--receive-buffer-bytes", str(receive_buffer)],
+            (SUBJECT,),
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            variants=variants,
+            program="freshness.py",
+        )
+        for title, receive_buffer in (("the default receive buffer", 0), ("a 64 KiB receive buffer", 64 * KIB))
+    ]
+
+
 def quick(clients: int = 200) -> list[Case]:
     """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
@@ -364,5 +408,7 @@ def quick(clients: int = 200) -> list[Case]:
 
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
-    for scenario in (lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, quick)
+    for scenario in (
+        lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+    )
 }

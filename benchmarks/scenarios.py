@@ -212,7 +212,7 @@ def stalled(
     clients: int = 1000,
     rate: float = 250,
     seconds: float = 15,
-    flood_clients: int = 200,
+    flood_clients: int = 300,
     megabytes: float = 200,
     settle_seconds: float = CLOSE_SECONDS,
     hard_cap_bytes: int = 0,
@@ -221,7 +221,7 @@ def stalled(
     """0, 1, 10 and 50 % of the clients never read: what that costs the others (open loop), and the server."""
     common = f"--size 4096 --warmup 10 --settle {settle_seconds:g}"
     open_load = f"{common} --rate {rate:g} --messages {int(rate * seconds)}"
-    flood_load = f"{common} --in-flight 16 --judge all --messages {math.ceil(megabytes * 1e6 / 4096)}"
+    flood_load = f"{common} --in-flight 8 --judge all --messages {math.ceil(megabytes * 1e6 / 4096)}"
     memory_columns = (GROWTH, PEAK_GROWTH, ALLOWED_GROWTH, *STALLED_COLUMNS[2:])
     shares = (SERVER_SHARE, CLIENT_SHARE)
     return [

@@ -37,6 +37,10 @@ def time_ms(name: str, point: str) -> Callable[[Result], float | None]:
     return lambda result: result[name][point] if result.get(name, {}).get("count") else None
 
 
+def greater_of(result: Result, *names: str) -> float | None:
+    return max((result[name] for name in names if result.get(name) is not None), default=None)
+
+
 CPU_US = Column("CPU us/delivery", key("server_cpu_us_per_delivery"), 3, has_spread=True)
 SERVER_SHARE = Column("server CPU", key("server_cpu_share"))
 CLIENT_SHARE = Column("client CPU", key("client_cpu_share"))
@@ -45,6 +49,7 @@ BATCH = Column("frames/read", key("frames_per_read"), 1)
 COMPLETION_P50 = Column("done p50 ms", time_ms("completion_ms", "p50"))
 COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True, short="done p99")
 HANDSHAKES = Column("handshakes/s", key("handshakes_per_second"), 0)
+WAITED = Column("waited", lambda result: greater_of(result, "server_wait_share", "client_wait_share"))
 STEAL = Column("steal", key("steal_share"))
 
 
@@ -131,7 +136,7 @@ def openloop(
     servers: tuple[str, ...] = (SUBJECT, "picows"),
 ) -> list[Case]:
     """A fixed rate, whatever the server does: how much CPU it takes, and how late the last one has it."""
-    columns = (SERVER_SHARE, CLIENT_SHARE, CPU_US, BATCH, COMPLETION_P50, COMPLETION_P99, STEAL)
+    columns = (SERVER_SHARE, CLIENT_SHARE, CPU_US, BATCH, COMPLETION_P50, COMPLETION_P99, WAITED, STEAL)
     load = f"--clients {clients} --size 128 --warmup 20"
     return [
         Case(
@@ -230,7 +235,7 @@ def stalled(
             open_load.split(),
             servers,
             "",
-            (COMPLETION_P50, COMPLETION_P99, RATE, CPU_US, *shares, *memory_columns, STEAL),
+            (COMPLETION_P50, COMPLETION_P99, RATE, CPU_US, *shares, *memory_columns, WAITED, STEAL),
             judged=COMPLETION_P99,
             loop="open",
             variants=stalled_variants(clients),
@@ -309,6 +314,7 @@ def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[
         RATE,
         SERVER_SHARE,
         CLIENT_SHARE,
+        WAITED,
         STEAL,
     )
     return [

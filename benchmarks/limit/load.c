@@ -54,12 +54,19 @@ static size_t unsent_bytes, unsent_start, unsent_capacity;
 static bool is_measuring, has_stopped;
 static uint64_t publish_limit, window_start_ns, window_end_ns, rate_start_ns, rate_start_seq;
 static double server_cpu_start, server_cpu, client_cpu_start, client_cpu, connecting_seconds;
+static double server_wait_start, server_wait, client_wait_start, client_wait;
 
 static double own_cpu_seconds(void)
 {
     struct timespec used;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
     return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+/* The server's first process: the one whose loop it is. */
+static double read_server_wait(void)
+{
+    return options.server_pids.count ? read_wait_seconds(options.server_pids.pids[0]) : -1;
 }
 
 /* ---- publishing ------------------------------------------------------------------------------ */
@@ -143,6 +150,8 @@ static void start_window(void)
     reads = frames_read = 0;
     server_cpu_start = read_cpu_seconds(&options.server_pids);
     client_cpu_start = own_cpu_seconds();
+    server_wait_start = read_server_wait();
+    client_wait_start = read_wait_seconds(getpid());
     window_start_ns = now_ns();
     start_publishing(options.window_seconds > 0 ? UINT64_MAX / 2 : options.messages, window_start_ns);
     if (options.connect_probes)
@@ -154,6 +163,8 @@ static void end_window(uint64_t now)
     window_end_ns = now;
     server_cpu = read_cpu_seconds(&options.server_pids) - server_cpu_start;
     client_cpu = own_cpu_seconds() - client_cpu_start;
+    server_wait = read_server_wait() - server_wait_start;
+    client_wait = read_wait_seconds(getpid()) - client_wait_start;
     is_measuring = false;
 }
 
@@ -337,6 +348,8 @@ static uint64_t print_report(struct memory_bytes before, struct memory_bytes aft
     print_ratio("server_cpu_us_per_delivery", server_cpu * 1e6, has_server ? deliveries : 0, 4);
     print_ratio("server_cpu_share", server_cpu, has_server ? seconds : 0, 4);
     print_ratio("client_cpu_share", client_cpu, seconds, 4);
+    print_ratio("server_wait_share", server_wait, server_wait_start >= 0 ? seconds : 0, 4);
+    print_ratio("client_wait_share", client_wait, client_wait_start >= 0 ? seconds : 0, 4);
     print_ratio("frames_per_read", (double)frames_read, (double)reads, 2);
     printf(", \"missing\": %llu, \"duplicated\": %llu, \"reordered\": %llu, \"corrupt\": %llu, \"closed_by_server\": %u"
            ", \"stopped\": %s, \"timed_out\": %s",

@@ -46,6 +46,20 @@ static inline double read_cpu_seconds(const struct server_pids *server)
     return seconds;
 }
 
+/* How long the process's first thread was ready to run while something else had its core; -1 if not known. */
+static inline double read_wait_seconds(int pid)
+{
+    char path[64];
+    unsigned long long ran_ns, waited_ns;
+    snprintf(path, sizeof path, "/proc/%d/schedstat", pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return -1;
+    bool is_known = fscanf(file, "%llu %llu", &ran_ns, &waited_ns) == 2;
+    fclose(file);
+    return is_known ? (double)waited_ns / 1e9 : -1;
+}
+
 /* "TCP: inuse 5 orphan 0 tw 2 alloc 9 mem 322": the last is in pages. */
 static inline double read_socket_bytes(void)
 {

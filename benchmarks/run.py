@@ -10,17 +10,19 @@ median is the figure to trust most.
 
 A closed-loop result is INVALID when the server used less than 95 % of its core: then the client,
 or the scheduler, was measured. An open-loop result is INVALID when the client used more than 95 %
-of its own. A result is NOT COMPARABLE when a read brought far more frames than were "in flight":
-with --judge first a server that takes in messages while it is still writing earlier ones runs deeper than
-another. Such rows are marked, never left out.
+of its own, or when one of the two waited more than 5 % of the time for its core. A result is NOT
+COMPARABLE when a read brought far more frames than were "in flight": with --judge first a server that takes
+in messages while it is still writing earlier ones runs deeper than another. Such rows are marked, never
+left out.
 
-Exit status: 0; 1 if messages were missing, wrong or not delivered in time, or a server did not
-start; 2 usage. A slow figure is never a failure.
+Exit status: 0; 1 if messages were missing, wrong or not delivered in time, memory grew beyond what
+fastbcast promises, or a server did not start; 2 usage. A slow figure is never a failure.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -29,185 +31,49 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from servers import COMMANDS, SUBJECT, Server, ServerUnavailable, build_program, pinned_to
+from scenarios import LOAD, MIB, SCENARIOS, WAITED, Case, Column, Result, Variant
+from servers import (
+    COMMANDS,
+    HERE,
+    SUBJECT,
+    Server,
+    ServerUnavailable,
+    build_program,
+    pinned_to,
+    read_hard_cap_bytes,
+    require_options,
+)
 
 MIN_SERVER_CPU_SHARE = 0.95  # below it, a closed loop measured the client
 MAX_CLIENT_CPU_SHARE = 0.95  # above it, an open loop measured the client
+MAX_WAIT_SHARE = 0.05  # above it, an open loop measured what else ran on the two cores
 MAX_FRAMES_PER_IN_FLIGHT = 1.5  # above it, "in flight" did not bound the batches
 LOAD_TIMEOUT_SECONDS = 180
+PROGRAM_TIMEOUT_SECONDS = LOAD_TIMEOUT_SECONDS + 60  # one that does not end by itself is killed
+CURSOR_BYTES = 1 * 1024  # what a slow subscriber may cost fastbcast, besides the rest of one frame
+FRAME_HEADER_BYTES = 10  # the longest of a server's
+ROUNDS = {"quick": 1, "many": 1, "stalled": 3, "backlog": 3, "fair": 3, "channels": 3, "freshness": 3}  # others: 5
+SETTING_TYPES = {"int": int, "float": float}  # annotations of scenarios' parameters, as written
 WRONG_COUNTS = ("missing", "duplicated", "reordered", "corrupt", "closed_by_server")
-
-Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Column:
-    title: str
-    read: Callable[[Result], float | None]
-    decimals: int = 2
-    has_spread: bool = False
-
-
-def key(name: str) -> Callable[[Result], float | None]:
-    return lambda result: result[name]
-
-
-def time_ms(name: str, point: str) -> Callable[[Result], float | None]:
-    return lambda result: result[name][point] if result[name]["count"] else None
-
-
-CPU_US = Column("CPU us/delivery", key("server_cpu_us_per_delivery"), 3, has_spread=True)
-SERVER_SHARE = Column("server CPU", key("server_cpu_share"))
-CLIENT_SHARE = Column("client CPU", key("client_cpu_share"))
-RATE = Column("deliveries/s", key("deliveries_per_second"), 0, has_spread=True)
-BATCH = Column("frames/read", key("frames_per_read"), 1)
-COMPLETION_P50 = Column("done p50 ms", time_ms("completion_ms", "p50"))
-COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True)
-HANDSHAKES = Column("handshakes/s", key("handshakes_per_second"), 0)
-STEAL = Column("steal", key("steal_share"))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One load: what is measured, on which servers, and the columns that answer its question."""
-
-    title: str
-    load: list[str]
-    servers: tuple[str, ...]
-    reference: str
-    columns: tuple[Column, ...]
-    judged: Column = CPU_US  # the figure whose ratio is taken
-    loop: str = "closed"  # closed, open or none
-
-
-CLOSED_COLUMNS = (CPU_US, RATE, BATCH, SERVER_SHARE, CLIENT_SHARE, COMPLETION_P50, COMPLETION_P99, STEAL)
-
-
-def lockstep(clients: int = 1000, messages: int = 400) -> list[Case]:
-    """1,000 subscribers, 128 bytes, one message in flight until ALL have it: the price of a send."""
-    load = f"--clients {clients} --size 128 --in-flight 1 --judge all --messages {messages} --warmup 50"
-    return [Case("1 in flight, judge all", load.split(), (SUBJECT, "floor"), "floor", CLOSED_COLUMNS)]
-
-
-def pipelined(
-    clients: int = 1000,
-    seconds: float = 3,
-    servers: tuple[str, ...] = (SUBJECT, "floor-coalesce", "bun", "picows"),
-) -> list[Case]:
-    """64 in flight: what coalescing is worth. `first` keeps the server busy, `all` waits for the last."""
-    load = f"--clients {clients} --size 128 --in-flight 64 --seconds {seconds} --warmup 200"
-    return [
-        Case(
-            f"64 in flight, judge {judge}",
-            [*load.split(), "--judge", judge],
-            servers,
-            "floor-coalesce",
-            CLOSED_COLUMNS,
-        )
-        for judge in ("first", "all")
-    ]
-
-
-def large(clients: int = 1000, seconds: float = 3) -> list[Case]:
-    """4 KiB messages, 8 in flight, both judges: where copying begins to count."""
-    load = f"--clients {clients} --size 4096 --in-flight 8 --seconds {seconds} --warmup 50"
-    return [
-        Case(
-            f"4 KiB, 8 in flight, judge {judge}",
-            [*load.split(), "--judge", judge],
-            (SUBJECT, "floor-coalesce"),
-            "floor-coalesce",
-            CLOSED_COLUMNS,
-        )
-        for judge in ("first", "all")
-    ]
-
-
-def openloop(
-    clients: int = 1000,
-    seconds: float = 4,
-    rates: tuple[int, ...] = (50, 100, 200, 400),
-    servers: tuple[str, ...] = (SUBJECT, "picows"),
-) -> list[Case]:
-    """A fixed rate, whatever the server does: how much CPU it takes, and how late the last one has it."""
-    columns = (SERVER_SHARE, CLIENT_SHARE, CPU_US, BATCH, COMPLETION_P50, COMPLETION_P99, STEAL)
-    load = f"--clients {clients} --size 128 --warmup 20"
-    return [
-        Case(
-            f"{rate} messages/s",
-            [*load.split(), "--rate", str(rate), "--messages", str(int(rate * seconds))],
-            servers,
-            servers[-1],
-            columns,
-            loop="open",
-        )
-        for rate in rates
-    ]
-
-
-def many(clients: int = 15000, messages: int = 60, probes: int = 20) -> list[Case]:
-    """15,000 subscribers; others connect while the broadcast runs. Nothing may be missing."""
-    load = (
-        f"--clients {clients} --size 128 --in-flight 1 --judge all --messages {messages} --warmup 5"
-        f" --connect-probes {probes} --source-spread"
-    )
-    columns = (
-        CPU_US,
-        RATE,
-        SERVER_SHARE,
-        HANDSHAKES,
-        Column("missing", key("missing"), 0),
-        Column("probes", lambda result: result["probe_connect_ms"]["count"], 0),
-        Column("probe p50 ms", time_ms("probe_connect_ms", "p50"), 1),
-        Column("probe max ms", time_ms("probe_connect_ms", "max"), 1),
-        COMPLETION_P99,
-        STEAL,
-    )
-    return [Case(f"{clients:,} subscribers", load.split(), (SUBJECT, "floor"), "floor", columns)]
-
-
-def memory(
-    clients: int = 4000,
-    seconds: float = 2,
-    servers: tuple[str, ...] = (SUBJECT, "floor", "bun", "picows", "picows-aiofastnet"),
-) -> list[Case]:
-    """Idle connections: resident bytes of the server for each (kernel memory is not in it)."""
-    rss = Column("rss bytes/conn", key("rss_bytes_per_connection"), 0, has_spread=True)
-    columns = (rss, Column("pss bytes/conn", key("pss_bytes_per_connection"), 0), HANDSHAKES)
-    load = f"--clients {clients} --hold {seconds}"
-    return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], columns, rss, loop="none")]
-
-
-def quick(clients: int = 200) -> list[Case]:
-    """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
-    own = (SUBJECT, "floor-coalesce")
-    return [
-        *lockstep(clients, 100),
-        *pipelined(clients, 0.5, own),
-        *large(clients, 0.5),
-        *openloop(clients, 1, (100,), own),
-        *many(clients * 10, 20, 5),
-        *memory(clients * 10, 0.5, own),
-    ]
-
-
-SCENARIOS: dict[str, Callable[..., list[Case]]] = {
-    scenario.__name__: scenario for scenario in (lockstep, pipelined, large, openloop, many, memory, quick)
-}
 
 
 @dataclass
 class Row:
-    """One server in one case: a result per round."""
+    """One server, or one variant of a server, in one case: a result per round."""
 
     server: str
+    command: list[str]
+    variant: Variant | None = None
     results: list[Result] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.server}, {self.variant.title}" if self.variant else self.server
 
     def values(self, column: Column) -> list[float]:
         read = [column.read(result) for result in self.results]
@@ -222,36 +88,87 @@ def read_steal_seconds(core: int) -> float:
     return 0.0
 
 
-def measure(server: Server, case: Case, server_core: int, load_core: int) -> Result:
-    """Run the load client once. A run that says nothing usable has `problem` set."""
-    command = [str(build_program("load")), "--url", f"{server.url}benchmark", *case.load]
-    command += ["--timeout", str(LOAD_TIMEOUT_SECONDS)]
-    for pid in server.pids:
-        command += ["--server-pid", str(pid)]
+def program_command(case: Case, row: Row, server: Server | None) -> list[str]:
+    command = [str(build_program(LOAD))] if case.program == LOAD else [sys.executable, str(HERE / case.program)]
+    if server is not None:
+        command += ["--url", f"{server.url}benchmark"]
+    command += [*case.load, *(row.variant.load if row.variant else ())]
+    if case.program == LOAD and server is not None:
+        command += ["--timeout", str(LOAD_TIMEOUT_SECONDS)]
+        for pid in server.pids:
+            command += ["--server-pid", str(pid)]
+    return command
+
+
+def run_program(command: list[str], server_core: int, program_core: int) -> Result:
+    """Run the load client, or a script, once. A run that says nothing usable has `problem` set."""
     steal_seconds = read_steal_seconds(server_core)
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=pinned_to(load_core))
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            preexec_fn=pinned_to(program_core),
+            timeout=PROGRAM_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"problem": f"did not end within {PROGRAM_TIMEOUT_SECONDS} s"}
     if not done.stdout.strip():
-        return {"problem": done.stderr.strip().splitlines()[0] if done.stderr else f"exit {done.returncode}"}
+        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        return {"problem": lines[0] if lines[0].startswith(LOAD) else lines[-1]}  # usage or a traceback may surround it
     result: Result = json.loads(done.stdout)
     steal_seconds = read_steal_seconds(server_core) - steal_seconds
     # The connects are in it, too: an upper bound, good enough to explain an invalid row.
-    result["steal_share"] = steal_seconds / result["seconds"] if result["seconds"] else None
+    result["steal_share"] = steal_seconds / result["seconds"] if result.get("seconds") else None
     return result
 
 
+def measure(case: Case, row: Row, cores: tuple[int, int]) -> Result:
+    """One round of one row: start the server, measure, stop it."""
+    if not case.has_server:
+        return run_program(program_command(case, row, None), cores[0], cores[0])
+    options = row.variant.server_options if row.variant else ()
+    try:
+        with Server(row.server, [*row.command, *options], core=cores[0]) as server:
+            result = run_program(program_command(case, row, server), *cores)
+    except ServerUnavailable as unavailable:
+        return {"problem": unavailable.reason}
+    result.update(server.report)
+    if case.has_bound and "problem" not in result:
+        result["allowed_growth_bytes"] = allowed_growth_bytes(case, result)
+    return result
+
+
+def allowed_growth_bytes(case: Case, result: Result) -> int | None:
+    """A channel's hard cap and a frame, and for each stalled client a cursor and the rest of a frame."""
+    hard_cap_bytes = case.hard_cap_bytes or read_hard_cap_bytes()
+    if hard_cap_bytes is None:
+        return None
+    frame_bytes: int = result["payload_bytes"] + FRAME_HEADER_BYTES
+    stalled: int = result["stalled"]
+    return hard_cap_bytes + frame_bytes + stalled * (CURSOR_BYTES + frame_bytes)
+
+
 def find_problem(result: Result) -> str | None:
-    if result["timed_out"]:
+    if result.get("timed_out"):
         return "TIME LIMIT"
-    wrong = [f"{result[name]} {name}" for name in WRONG_COUNTS if result[name]]
-    if result["probes_failed"]:
+    wrong = [f"{result[name]} {name}" for name in WRONG_COUNTS if result.get(name)]
+    if result.get("probes_failed"):
         wrong.append(f"{result['probes_failed']} probes failed")
+    if result.get("stopped"):
+        wrong.insert(0, f"STOPPED for everyone after {result['messages']:,} messages")
     return "WRONG: " + ", ".join(wrong) if wrong else None
+
+
+def is_out_of_bound(result: Result) -> bool:
+    return (result["rss_peak_growth_bytes"] or 0) > (result.get("allowed_growth_bytes") or float("inf"))
 
 
 def is_invalid(result: Result, loop: str) -> bool:
     if loop == "closed":
         return (result["server_cpu_share"] or 0) < MIN_SERVER_CPU_SHARE
-    return loop == "open" and (result["client_cpu_share"] or 0) > MAX_CLIENT_CPU_SHARE
+    is_shared = (WAITED.read(result) or 0) > MAX_WAIT_SHARE
+    return loop == "open" and (is_shared or (result["client_cpu_share"] or 0) > MAX_CLIENT_CPU_SHARE)
 
 
 def is_too_deep(case: Case, result: Result) -> bool:
@@ -266,38 +183,67 @@ def is_too_deep(case: Case, result: Result) -> bool:
     return (result["frames_per_read"] or 0) > in_flight * MAX_FRAMES_PER_IN_FLIGHT
 
 
+def make_rows(case: Case, commands: dict[str, list[str]]) -> list[Row]:
+    """The rows of a table, in the order in which a round measures them."""
+    rows: list[Row] = []
+    for name in case.servers:
+        if name not in commands:
+            continue
+        for variant in case.variants or (None,):
+            try:
+                require_options(name, commands[name], variant.server_options if variant else ())
+            except ServerUnavailable as unavailable:
+                print(f"left out: {case.title}: {unavailable}", file=sys.stderr)
+                break
+            rows.append(Row(name, commands[name], variant))
+    return rows
+
+
 def run_case(case: Case, commands: dict[str, list[str]], rounds: int, cores: tuple[int, int]) -> tuple[list[Row], bool]:
     """Returns the rows, and whether every message of every round arrived."""
-    rows = {name: Row(name) for name in case.servers if name in commands}
+    rows = make_rows(case, commands)
     is_complete = True
     for number in range(1, rounds + 1):
-        for name, row in rows.items():
-            print(f"{case.title}: round {number} of {rounds}: {name}", file=sys.stderr)
-            try:
-                with Server(name, commands[name], core=cores[0]) as server:
-                    result = measure(server, case, *cores)
-            except ServerUnavailable as unavailable:
-                result = {"problem": unavailable.reason}
+        for row in rows:
+            print(f"{case.title}: round {number} of {rounds}: {row.name}", file=sys.stderr)
+            result = measure(case, row, cores)
             problem = result.get("problem") or find_problem(result)
             if problem:
                 row.notes.append(f"round {number}: {problem}")
+                is_complete &= case.may_peers_stop and not row.server.startswith(SUBJECT) and "problem" not in result
+            if "problem" in result:
+                continue
+            row.results.append({**result, "round": number})
+            if case.has_bound and row.server.startswith(SUBJECT) and is_out_of_bound(result):
+                grown, allowed = result["rss_peak_growth_bytes"] / MIB, result["allowed_growth_bytes"] / MIB
+                row.notes.append(f"round {number}: OVER ITS BOUND: grew by {grown:.1f} MiB, allowed {allowed:.1f}")
                 is_complete = False
-            if "problem" not in result:
-                row.results.append({**result, "round": number})
-    for row in rows.values():
+    for row in rows:
         invalid = sum(is_invalid(result, case.loop) for result in row.results)
         if invalid:
-            limit = "server CPU below 95 %" if case.loop == "closed" else "client CPU above 95 %"
+            limit = "server CPU below 95 %" if case.loop == "closed" else "client CPU above 95 %, or a core shared"
             row.notes.insert(0, f"INVALID in {invalid} of {len(row.results)} rounds: {limit}")
         deep = sum(is_too_deep(case, result) for result in row.results)
         if deep:
             reason = "more frames per read than in flight: see the README on judges"
             row.notes.insert(0, f"NOT COMPARABLE in {deep} of {len(row.results)} rounds: {reason}")
-    return list(rows.values()), is_complete
+        few = sum(result["probe_connect_ms"]["count"] < case.min_probes for result in row.results if case.min_probes)
+        if few:
+            row.notes.insert(0, f"NO P99 in {few} of {len(row.results)} rounds: fewer than {case.min_probes} connects")
+    return rows, is_complete
 
 
-def ratios(row: Row, reference: Row, judged: Column) -> list[float]:
-    """One ratio per round that both servers finished."""
+def find_reference(case: Case, rows: list[Row], row: Row) -> Row | None:
+    if not case.reference and not case.variants:
+        return None
+    server = case.reference or row.server
+    return next((other for other in rows if other.server == server), None)
+
+
+def ratios(row: Row, reference: Row | None, judged: Column) -> list[float]:
+    """One ratio per round that both rows finished."""
+    if reference is None:
+        return []
     of_reference = {result["round"]: judged.read(result) for result in reference.results}
     pairs = [(judged.read(result), of_reference.get(result["round"])) for result in row.results]
     return [own / other for own, other in pairs if own is not None and other]
@@ -313,16 +259,17 @@ def describe(values: list[float], decimals: int, has_spread: bool) -> str:
 
 
 def print_table(case: Case, rows: list[Row]) -> None:
-    reference = next((row for row in rows if row.server == case.reference), None)
     titles = ["server", *(column.title for column in case.columns)]
-    if reference:
-        titles.append(f"{case.judged.title.split()[0]} of {case.reference}'s")
+    is_compared = case.judged is not None and any(find_reference(case, rows, row) for row in rows)
+    if case.judged and is_compared:
+        short = case.judged.short or case.judged.title.split()[0]
+        titles.append(f"{short} of {case.reference or case.variants[0].title}'s")
     lines = [titles]
     for row in rows:
-        cells = [row.server]
+        cells = [row.name]
         cells += [describe(row.values(column), column.decimals, column.has_spread) for column in case.columns]
-        if reference:
-            cells.append(describe(ratios(row, reference, case.judged), 2, has_spread=True))
+        if case.judged and is_compared:
+            cells.append(describe(ratios(row, find_reference(case, rows, row), case.judged), 2, has_spread=True))
         lines.append(cells)
     widths = [max(len(line[at]) for line in lines) for at in range(len(titles))]
     print(f"\n{case.title}    ({' '.join(case.load)})")
@@ -358,6 +305,12 @@ def find_commands(names: list[str]) -> dict[str, list[str]]:
     return commands
 
 
+def find_settings(scenario: str) -> list[inspect.Parameter]:
+    """A scenario's numbers (clients, seconds, ...): each can be set on the command line."""
+    parameters = inspect.signature(SCENARIOS[scenario]).parameters.values()
+    return [parameter for parameter in parameters if parameter.annotation in SETTING_TYPES]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -365,8 +318,10 @@ def parse_arguments() -> argparse.Namespace:
     scenarios = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
     for name, scenario in SCENARIOS.items():
         sub = scenarios.add_parser(name, help=scenario.__doc__, description=scenario.__doc__)
-        sub.add_argument("--rounds", type=int, default=1 if name in ("quick", "many") else 5)
-        sub.add_argument("--clients", type=int, help="subscribers, instead of the scenario's")
+        sub.add_argument("--rounds", type=int, default=ROUNDS.get(name, 5))
+        for parameter in find_settings(name):
+            flag = f"--{parameter.name.replace('_', '-')}"
+            sub.add_argument(flag, type=SETTING_TYPES[parameter.annotation], help=f"instead of {parameter.default:,}")
         sub.add_argument("--servers", type=lambda text: text.split(","), help=f"of {', '.join(COMMANDS)}")
         sub.add_argument("--json", type=Path, metavar="FILE", help="every round's figures")
     arguments = parser.parse_args()
@@ -386,29 +341,32 @@ def main() -> int:
     if len(available) < 2:
         print("one core only: server and client share it, and no figure is valid", file=sys.stderr)
     cores = (available[0], available[-1])
-    cases = SCENARIOS[arguments.scenario](**({"clients": arguments.clients} if arguments.clients else {}))
+    given = {parameter.name: getattr(arguments, parameter.name) for parameter in find_settings(arguments.scenario)}
+    cases = SCENARIOS[arguments.scenario](**{name: value for name, value in given.items() if value is not None})
     if arguments.servers:
         cases = [replace(case, servers=tuple(arguments.servers)) for case in cases]
     commands = find_commands(sorted({name for case in cases for name in case.servers}))
-    build_program("load")
+    build_program(LOAD)
 
     is_complete = True
     report: list[dict[str, Any]] = []
     for case in cases:
         rows, is_case_complete = run_case(case, commands, arguments.rounds, cores)
         is_complete &= is_case_complete
-        print_table(case, rows)
+        if rows:
+            print_table(case, rows)
         report.append({
             "case": case.title,
             "load": case.load,
-            "servers": {row.server: {"notes": row.notes, "rounds": row.results} for row in rows},
+            "servers": {row.name: {"notes": row.notes, "rounds": row.results} for row in rows},
         })
     if arguments.json:
         machine = describe_machine()
         document = {"scenario": arguments.scenario, "machine": machine, "cases": report}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     if not is_complete:
-        print("\nFAILED: messages were missing, wrong or late, or a server did not start", file=sys.stderr)
+        print("\nFAILED: messages missing, wrong or late, memory over its bound, or a server that did not start",
+              file=sys.stderr)
     return 0 if is_complete else 1
 
 

@@ -1,10 +1,12 @@
 /* connection.h: the load client's connections: connect, handshake, read, answer, close.
  *
  *     CLOSED --> CONNECTING --> HANDSHAKING --> OPEN --> CLOSED      subscribers, the publisher
- *                                   '---------> CLOSING --> CLOSED   a probe: closes at once, politely
+ *                                   |---------> CLOSING --> CLOSED   a probe: closes at once, politely
+ *                                   '---------> OPEN                 a stalled one: never read again
  *
  * A subscriber's messages have one known header, so the usual frame is recognised by comparing it;
- * every other frame is parsed. A publisher's and a probe's messages are read and thrown away.
+ * every other frame is parsed. A publisher's and a probe's messages are read and thrown away. A stalled
+ * client leaves the epoll set after its handshake; to the server it looks like any other.
  *
  * This header holds the program's connection state (it is included once, by load.c). Events are
  * handled one by one and close() takes a socket out of the epoll set, so a connection that is
@@ -28,7 +30,7 @@ enum {
     CONNECTIONS_PER_SOURCE = 20000,
 };
 
-enum role { SUBSCRIBER, PUBLISHER, PROBE };
+enum role { SUBSCRIBER, STALLED, PUBLISHER, PROBE };
 enum state { CLOSED, CONNECTING, HANDSHAKING, OPEN, CLOSING };
 
 struct connection {
@@ -143,6 +145,12 @@ static void send_control(struct connection *connection, uint8_t opcode, const ui
     send(connection->fd, control, header_bytes + len, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+static void stop_reading(struct connection *connection)
+{
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL))
+        fail("epoll_ctl", errno);
+}
+
 /* Returns the length of the response's head, 0 while it is incomplete. Extra headers are welcome. */
 static size_t take_response(struct connection *connection, const char *buf, size_t len, uint64_t read_ns)
 {
@@ -167,6 +175,8 @@ static size_t take_response(struct connection *connection, const char *buf, size
         handshaking--;
         opened++;
         open_subscribers += connection->role == SUBSCRIBER;
+        if (connection->role == STALLED)
+            stop_reading(connection);
     }
     return head_len;
 }
@@ -243,6 +253,8 @@ static void read_connection(struct connection *connection)
     size_t len = kept_bytes + (size_t)got;
     if (connection->state == HANDSHAKING)
         taken = take_response(connection, (const char *)read_buf, len, read_ns);
+    if (connection->role == STALLED && connection->state == OPEN)
+        taken = len;                    /* what came with the response */
     if (connection->state >= OPEN) {
         taken += take_frames(connection, read_buf + taken, len - taken, read_ns);
         if (connection->role == SUBSCRIBER) {

@@ -5,7 +5,7 @@
  *     | seq: 16 hex digits | intended time, ns: 16 hex digits | filler: a fixed pattern ... |
  *     '-------------- stamp (32 bytes) ----------------------'
  *
- * One `struct message` (56 bytes) per message published, one `struct receipt` per
+ * One `struct message` (64 bytes) per message published, one `struct receipt` per
  * subscriber. The usual frame is the next one in order: two memcmp and two increments. All else
  * (gaps, duplicates, late or damaged messages) takes the slow path and is counted.
  *
@@ -16,7 +16,8 @@
  *
  * A message is SETTLED for a subscriber when that one has it or will never get it in order (it was
  * passed over, or the subscriber is gone). So a server that loses messages ends the run with a
- * count of the missing instead of a hang. Completion times count only messages that nobody missed.
+ * count of the missing instead of a hang. Completion (from its time to the last subscriber) and spread (from
+ * the first subscriber to the last) count only messages that nobody missed.
  */
 #ifndef FASTBCAST_BENCHMARKS_LEDGER_H
 #define FASTBCAST_BENCHMARKS_LEDGER_H
@@ -33,7 +34,7 @@ enum { STAMP_BYTES = 32 };
 
 struct message {
     char stamp[STAMP_BYTES];
-    uint64_t intended_ns;
+    uint64_t intended_ns, first_ns; /* `first_ns`: read by its first subscriber */
     uint32_t settled, expected;     /* subscribers; `expected` is how many were open at publish */
     bool is_incomplete;             /* somebody missed it */
 };
@@ -56,7 +57,7 @@ struct ledger {
     uint32_t payload_bytes;
     char *filler;
     uint64_t received, measured_received, duplicated, reordered, corrupt;
-    struct histogram delivery, completion;
+    struct histogram delivery, completion, spread;
 };
 
 static inline void *allocate(void *old, size_t bytes)
@@ -102,8 +103,10 @@ static inline void settle(struct ledger *ledger, uint64_t seq, uint64_t read_ns)
     struct message *message = &ledger->messages[seq];
     if (++message->settled < message->expected)
         return;
-    if (!message->is_incomplete && seq >= ledger->measured_from_seq)
+    if (!message->is_incomplete && seq >= ledger->measured_from_seq) {
         histogram_add(&ledger->completion, read_ns - message->intended_ns);
+        histogram_add(&ledger->spread, read_ns - message->first_ns);
+    }
     while (ledger->all_seq < ledger->published
            && ledger->messages[ledger->all_seq].settled >= ledger->messages[ledger->all_seq].expected)
         ledger->all_seq++;
@@ -130,8 +133,10 @@ static inline void receive_next(struct ledger *ledger, struct receipt *receipt, 
 {
     uint64_t seq = receipt->next_seq++;
     count_received(ledger, seq, read_ns);
-    if (receipt->next_seq > ledger->first_seq)
+    if (receipt->next_seq > ledger->first_seq) {
         ledger->first_seq = receipt->next_seq;
+        ledger->messages[seq].first_ns = read_ns;
+    }
     settle(ledger, seq, read_ns);
 }
 

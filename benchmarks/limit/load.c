@@ -10,6 +10,12 @@
  *     connect all --> warm-up --> window (measured) --> report
  *            '------> hold (nothing sent, memory measured) --> report
  *
+ * The server's memory is read after the warm-up and at the window's end, while all are connected (the
+ * kernel's for sockets before the warm-up, too: idle sockets hold none). Of the
+ * subscribers, --stalled N never read: they are spread evenly, nothing waits for them, and no figure but
+ * "stalled_..." and memory has them in it. After --settle seconds (a server may take its time to close
+ * them) they are counted.
+ *
  * It must not be the bottleneck. One recv of up to 256 KiB per ready socket, one clock reading per
  * recv (not per frame), and a frame that is the expected one costs a few memcmp. A frame
  * that straddles two reads is kept per connection, and goes in front of the next read.
@@ -23,11 +29,13 @@
  *
  * The result is a result only if the server was the limit: look at server_cpu_share (1.0 is one
  * core) before anything else. The window's end is the moment the last delivery was read; if nothing
- * arrives for STALL_SECONDS, what is not there is missing.
+ * arrives for STALL_SECONDS, what is not there is missing, and "stopped" is true.
  */
 #define _GNU_SOURCE
 #include "connection.h"
+#include "stalled.h"
 
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
 
@@ -43,15 +51,22 @@ static uint32_t connection_count, started;
 static int timer_fd;
 static uint8_t *unsent;                 /* what the publisher still has to write */
 static size_t unsent_bytes, unsent_start, unsent_capacity;
-static bool is_measuring;
+static bool is_measuring, has_stopped;
 static uint64_t publish_limit, window_start_ns, window_end_ns, rate_start_ns, rate_start_seq;
 static double server_cpu_start, server_cpu, client_cpu_start, client_cpu, connecting_seconds;
+static double server_wait_start, server_wait, client_wait_start, client_wait;
 
 static double own_cpu_seconds(void)
 {
     struct timespec used;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
     return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+/* The server's first process: the one whose loop it is. */
+static double read_server_wait(void)
+{
+    return options.server_pids.count ? read_wait_seconds(options.server_pids.pids[0]) : -1;
 }
 
 /* ---- publishing ------------------------------------------------------------------------------ */
@@ -135,6 +150,8 @@ static void start_window(void)
     reads = frames_read = 0;
     server_cpu_start = read_cpu_seconds(&options.server_pids);
     client_cpu_start = own_cpu_seconds();
+    server_wait_start = read_server_wait();
+    client_wait_start = read_wait_seconds(getpid());
     window_start_ns = now_ns();
     start_publishing(options.window_seconds > 0 ? UINT64_MAX / 2 : options.messages, window_start_ns);
     if (options.connect_probes)
@@ -146,6 +163,8 @@ static void end_window(uint64_t now)
     window_end_ns = now;
     server_cpu = read_cpu_seconds(&options.server_pids) - server_cpu_start;
     client_cpu = own_cpu_seconds() - client_cpu_start;
+    server_wait = read_server_wait() - server_wait_start;
+    client_wait = read_wait_seconds(getpid()) - client_wait_start;
     is_measuring = false;
 }
 
@@ -180,11 +199,20 @@ static bool run_round(uint64_t start_ns)
     return (double)(now_ns() - start_ns) / 1e9 < options.timeout_seconds;
 }
 
+/* Stalled clients are spread evenly, so that they stand wherever a server keeps its clients. */
+static uint8_t role_of(uint64_t number)
+{
+    if (number >= options.clients)
+        return PUBLISHER;
+    bool is_stalled = (number + 1) * options.stalled / options.clients > number * options.stalled / options.clients;
+    return is_stalled ? STALLED : SUBSCRIBER;
+}
+
 static bool connect_all(uint64_t start_ns)
 {
     while (opened < connection_count) {
         for (; started < connection_count && handshaking < CONNECTS_AT_ONCE; started++, handshaking++)
-            start_connect(&connections[started], started < options.clients ? SUBSCRIBER : PUBLISHER, started);
+            start_connect(&connections[started], role_of(started), started);
         if (!run_round(start_ns))
             return false;
     }
@@ -208,11 +236,50 @@ static bool run_messages(uint64_t start_ns)
         if (ledger.published == publish_limit && ledger.all_seq == publish_limit)
             return true;
         if (ledger.all_seq < ledger.published && now > last_read_ns + STALL_SECONDS * 1000000000ull
-            && now > ledger.messages[ledger.published - 1].intended_ns + STALL_SECONDS * 1000000000ull)
+            && now > ledger.messages[ledger.published - 1].intended_ns + STALL_SECONDS * 1000000000ull) {
+            has_stopped = true;
             return true;
+        }
         if (!open_subscribers || !run_round(start_ns))
             return !open_subscribers;
     }
+}
+
+/* False when the time limit has passed. */
+static bool hold(double seconds, uint64_t start_ns)
+{
+    uint64_t hold_ns = now_ns();
+    bool is_in_time = true;
+    while (is_in_time && (double)(now_ns() - hold_ns) / 1e9 < seconds)
+        is_in_time = run_round(start_ns);
+    return is_in_time;
+}
+
+static uint64_t *find_stalled_keys(uint32_t *count)
+{
+    uint64_t *keys = allocate(NULL, (options.stalled + 1) * sizeof *keys);
+    *count = 0;
+    for (uint32_t i = 0; i < options.clients; i++) {
+        struct sockaddr_in own;
+        socklen_t own_len = sizeof own;
+        if (connections[i].role == STALLED && connections[i].state == OPEN
+            && !getsockname(connections[i].fd, (struct sockaddr *)&own, &own_len))
+            keys[(*count)++] = endpoint_key(own.sin_addr.s_addr, ntohs(own.sin_port));
+    }
+    qsort(keys, *count, sizeof *keys, compare_keys);
+    return keys;
+}
+
+/* Those that know, without reading: a FIN or a reset has arrived. */
+static uint32_t count_closes_seen(void)
+{
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < options.clients; i++) {
+        struct pollfd pollfd = {.fd = connections[i].fd, .events = POLLRDHUP};
+        if (connections[i].role == STALLED && connections[i].state == OPEN && poll(&pollfd, 1, 0) > 0)
+            seen += (pollfd.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    }
+    return seen;
 }
 
 static void print_times(const char *name, const struct histogram *histogram, bool has_p90)
@@ -234,35 +301,73 @@ static void print_ratio(const char *name, double part, double whole, int decimal
         printf(", \"%s\": null", name);
 }
 
-static uint64_t print_report(struct memory_bytes before, struct memory_bytes after, bool is_timed_out)
+static void print_stalled(void)
+{
+    uint32_t count;
+    uint64_t *keys = find_stalled_keys(&count);
+    struct stalled_tally tally = count_stalled(keys, count, options.server);
+    free(keys);
+    printf(", \"stalled\": %u, \"stalled_closes_seen\": %u", options.stalled, count_closes_seen());
+    if (tally.is_known)
+        printf(", \"stalled_open\": %u, \"stalled_lingering\": %u, \"stalled_gone\": %u"
+               ", \"stalled_unread_bytes\": %llu", tally.open, tally.lingering,
+               count - tally.open - tally.lingering, (unsigned long long)tally.unread_bytes);
+    else
+        printf(", \"stalled_open\": null, \"stalled_lingering\": null, \"stalled_gone\": null"
+               ", \"stalled_unread_bytes\": null");
+}
+
+/* `settled` is read after --settle: what a server gave back by closing stalled clients is not in it. */
+static void print_memory(struct memory_bytes before, struct memory_bytes after, struct memory_bytes settled)
+{
+    double known = options.server_pids.count > 0;
+    print_ratio("rss_before_bytes", before.rss, known, 0);
+    print_ratio("rss_growth_bytes", after.rss - before.rss, known, 0);
+    print_ratio("rss_peak_growth_bytes", after.peak > before.rss ? after.peak - before.rss : 0, known, 0);
+    print_ratio("rss_settled_growth_bytes", settled.rss - before.rss, known, 0);
+    print_ratio("sockets_before_bytes", before.sockets, 1, 0);
+    print_ratio("sockets_growth_bytes", after.sockets - before.sockets, 1, 0);
+    print_ratio("sockets_settled_growth_bytes", settled.sockets - before.sockets, 1, 0);
+}
+
+static uint64_t print_report(struct memory_bytes before, struct memory_bytes after, struct memory_bytes settled,
+                             bool is_timed_out)
 {
     bool has_server = options.server_pids.count > 0;
     double seconds = (double)(window_end_ns - window_start_ns) / 1e9, deliveries = (double)ledger.measured_received;
-    uint64_t missing = ledger.published * options.clients - ledger.received;
+    uint64_t missing = ledger.published * (options.clients - options.stalled) - ledger.received;
     double held = options.hold_seconds > 0 ? options.clients : 0;
     printf("{\"clients\": %u, \"payload_bytes\": %u, \"messages\": %llu, \"deliveries\": %llu, \"seconds\": %.6f",
            options.clients, options.payload_bytes,
            (unsigned long long)(ledger.published > ledger.measured_from_seq
                                 ? ledger.published - ledger.measured_from_seq : 0),
            (unsigned long long)ledger.measured_received, seconds);
+    print_ratio("target_messages", (double)options.messages, options.window_seconds > 0 ? 0 : 1, 0);
     print_ratio("deliveries_per_second", deliveries, seconds, 0);
     print_ratio("server_cpu_seconds", server_cpu, has_server && seconds > 0 ? 1 : 0, 2);
     print_ratio("server_cpu_us_per_delivery", server_cpu * 1e6, has_server ? deliveries : 0, 4);
     print_ratio("server_cpu_share", server_cpu, has_server ? seconds : 0, 4);
     print_ratio("client_cpu_share", client_cpu, seconds, 4);
+    print_ratio("server_wait_share", server_wait, server_wait_start >= 0 ? seconds : 0, 4);
+    print_ratio("client_wait_share", client_wait, client_wait_start >= 0 ? seconds : 0, 4);
     print_ratio("frames_per_read", (double)frames_read, (double)reads, 2);
     printf(", \"missing\": %llu, \"duplicated\": %llu, \"reordered\": %llu, \"corrupt\": %llu, \"closed_by_server\": %u"
-           ", \"timed_out\": %s",
+           ", \"stopped\": %s, \"timed_out\": %s",
            (unsigned long long)missing, (unsigned long long)ledger.duplicated, (unsigned long long)ledger.reordered,
-           (unsigned long long)ledger.corrupt, closed_by_server, is_timed_out ? "true" : "false");
+           (unsigned long long)ledger.corrupt, closed_by_server, has_stopped ? "true" : "false",
+           is_timed_out ? "true" : "false");
     print_times("delivery_ms", &ledger.delivery, true);
     print_times("completion_ms", &ledger.completion, false);
+    print_times("spread_ms", &ledger.spread, false);
     print_times("connect_ms", &connects, false);
     print_times("probe_connect_ms", &probes, false);
     printf(", \"probes_failed\": %u", probes_failed);
     print_ratio("handshakes_per_second", opened, connecting_seconds, 0);
     print_ratio("rss_bytes_per_connection", after.rss - before.rss, held, 0);
     print_ratio("pss_bytes_per_connection", after.pss - before.pss, held, 0);
+    if (!held)
+        print_memory(before, after, settled);
+    print_stalled();
     printf("}\n");
     return missing + ledger.duplicated + ledger.reordered + ledger.corrupt + closed_by_server;
 }
@@ -282,7 +387,7 @@ static void raise_file_limit(void)
 
 int main(int argc, char **argv)
 {
-    struct memory_bytes before = {0, 0}, after = {0, 0};
+    struct memory_bytes before = {0}, after = {0}, settled = {0};
     parse_options(argc, argv, &options);
     raise_file_limit();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -303,19 +408,26 @@ int main(int argc, char **argv)
     uint64_t start_ns = now_ns();
     bool is_in_time = connect_all(start_ns);
     if (is_in_time && options.hold_seconds > 0) {
-        uint64_t hold_ns = now_ns();
-        while (is_in_time && (double)(now_ns() - hold_ns) / 1e9 < options.hold_seconds)
-            is_in_time = run_round(start_ns);
+        is_in_time = hold(options.hold_seconds, start_ns);
         after = read_memory(&options.server_pids);
     } else if (is_in_time) {
+        double idle_sockets = read_socket_bytes();  /* a stalled client's fill with the warm-up already */
         start_publishing(options.warmup_messages, now_ns());
         is_in_time = run_messages(start_ns);
+        reset_peak(&options.server_pids);
+        before = read_memory(&options.server_pids);
+        before.sockets = idle_sockets;
+        after = before;
         if (is_in_time && ledger.all_seq == options.warmup_messages) {
             start_window();
             is_in_time = run_messages(start_ns);
             end_window(last_read_ns);
+            after = read_memory(&options.server_pids);
         }
+        if (options.stalled && is_in_time)
+            is_in_time = hold(options.settle_seconds, start_ns);
+        settled = read_memory(&options.server_pids);
     }
-    uint64_t wrong = print_report(before, after, !is_in_time);
+    uint64_t wrong = print_report(before, after, settled, !is_in_time);
     return !is_in_time ? 3 : wrong ? 1 : 0;
 }

@@ -1,0 +1,420 @@
+"""What is measured: the scenarios, each a function that returns its cases, and the columns of their tables.
+
+A case is one load on some servers and becomes one table. Nothing here runs anything: run.py does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from servers import SUBJECT
+
+Result = dict[str, Any]
+
+LOAD = "load"  # the C load client
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    read: Callable[[Result], float | None]
+    decimals: int = 2
+    has_spread: bool = False
+    short: str = ""  # the title in the ratio's column; "": its first word
+
+
+def key(name: str, unit: float = 1) -> Callable[[Result], float | None]:
+    """What a program or server does not know is missing or None."""
+    return lambda result: None if result.get(name) is None else result[name] / unit
+
+
+def time_ms(name: str, point: str) -> Callable[[Result], float | None]:
+    return lambda result: result[name][point] if result.get(name, {}).get("count") else None
+
+
+def greater_of(result: Result, *names: str) -> float | None:
+    return max((result[name] for name in names if result.get(name) is not None), default=None)
+
+
+CPU_US = Column("CPU us/delivery", key("server_cpu_us_per_delivery"), 3, has_spread=True)
+SERVER_SHARE = Column("server CPU", key("server_cpu_share"))
+CLIENT_SHARE = Column("client CPU", key("client_cpu_share"))
+RATE = Column("deliveries/s", key("deliveries_per_second"), 0, has_spread=True)
+BATCH = Column("frames/read", key("frames_per_read"), 1)
+COMPLETION_P50 = Column("done p50 ms", time_ms("completion_ms", "p50"))
+COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True, short="done p99")
+HANDSHAKES = Column("handshakes/s", key("handshakes_per_second"), 0)
+WAITED = Column("waited", lambda result: greater_of(result, "server_wait_share", "client_wait_share"))
+STEAL = Column("steal", key("steal_share"))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several loads of a case, for each of its servers; or one server with several options."""
+
+    title: str
+    load: list[str] = field(default_factory=list)
+    server_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table: what is measured, on which servers, and the columns that answer its question.
+
+    A case has one row for each server, or one for each server and variant. The ratio is to the row of the
+    reference server; with variants and no reference it is to the same server's first variant.
+    """
+
+    title: str
+    load: list[str]
+    servers: tuple[str, ...]
+    reference: str  # "": no ratio, unless there are variants
+    columns: tuple[Column, ...]
+    judged: Column | None = CPU_US  # the figure whose ratio is taken; None: no ratio
+    loop: str = "closed"  # closed, open or none
+    variants: tuple[Variant, ...] = ()
+    program: str = LOAD  # or a script below benchmarks/
+    has_server: bool = True  # False: the program is the server, too
+    has_bound: bool = False  # fastbcast's memory must stay within what it promises
+    hard_cap_bytes: int = 0  # the promise for a channel's backlog; 0: the installed fastbcast's defaults
+    may_peers_stop: bool = False  # a peer that loses messages or stops is a result, not a failure
+    min_probes: int = 0  # connects without which there is no p99 of them
+
+
+CLOSED_COLUMNS = (CPU_US, RATE, BATCH, SERVER_SHARE, CLIENT_SHARE, COMPLETION_P50, COMPLETION_P99, STEAL)
+
+
+def lockstep(clients: int = 1000, messages: int = 400) -> list[Case]:
+    """1,000 subscribers, 128 bytes, one message in flight until ALL have it: the price of a send."""
+    load = f"--clients {clients} --size 128 --in-flight 1 --judge all --messages {messages} --warmup 50"
+    return [Case("1 in flight, judge all", load.split(), (SUBJECT, "floor"), "floor", CLOSED_COLUMNS)]
+
+
+def pipelined(
+    clients: int = 1000,
+    seconds: float = 3,
+    servers: tuple[str, ...] = (SUBJECT, "floor-coalesce", "bun", "picows"),
+) -> list[Case]:
+    """64 in flight: what coalescing is worth. `first` keeps the server busy, `all` waits for the last."""
+    load = f"--clients {clients} --size 128 --in-flight 64 --seconds {seconds} --warmup 200"
+    return [
+        Case(
+            f"64 in flight, judge {judge}",
+            [*load.split(), "--judge", judge],
+            servers,
+            "floor-coalesce",
+            CLOSED_COLUMNS,
+        )
+        for judge in ("first", "all")
+    ]
+
+
+def large(clients: int = 1000, seconds: float = 3) -> list[Case]:
+    """4 KiB messages, 8 in flight, both judges: where copying begins to count."""
+    load = f"--clients {clients} --size 4096 --in-flight 8 --seconds {seconds} --warmup 50"
+    return [
+        Case(
+            f"4 KiB, 8 in flight, judge {judge}",
+            [*load.split(), "--judge", judge],
+            (SUBJECT, "floor-coalesce"),
+            "floor-coalesce",
+            CLOSED_COLUMNS,
+        )
+        for judge in ("first", "all")
+    ]
+
+
+def openloop(
+    clients: int = 1000,
+    seconds: float = 4,
+    rates: tuple[int, ...] = (50, 100, 200, 400),
+    servers: tuple[str, ...] = (SUBJECT, "picows"),
+) -> list[Case]:
+    """A fixed rate, whatever the server does: how much CPU it takes, and how late the last one has it."""
+    columns = (SERVER_SHARE, CLIENT_SHARE, CPU_US, BATCH, COMPLETION_P50, COMPLETION_P99, WAITED, STEAL)
+    load = f"--clients {clients} --size 128 --warmup 20"
+    return [
+        Case(
+            f"{rate} messages/s",
+            [*load.split(), "--rate", str(rate), "--messages", str(int(rate * seconds))],
+            servers,
+            servers[-1],
+            columns,
+            loop="open",
+        )
+        for rate in rates
+    ]
+
+
+def many(clients: int = 15000, messages: int = 60, probes: int = 20) -> list[Case]:
+    """15,000 subscribers; others connect while the broadcast runs. Nothing may be missing."""
+    load = (
+        f"--clients {clients} --size 128 --in-flight 1 --judge all --messages {messages} --warmup 5"
+        f" --connect-probes {probes} --source-spread"
+    )
+    columns = (
+        CPU_US,
+        RATE,
+        SERVER_SHARE,
+        HANDSHAKES,
+        Column("missing", key("missing"), 0),
+        Column("probes", lambda result: result["probe_connect_ms"]["count"], 0),
+        Column("probe p50 ms", time_ms("probe_connect_ms", "p50"), 1),
+        Column("probe max ms", time_ms("probe_connect_ms", "max"), 1),
+        COMPLETION_P99,
+        STEAL,
+    )
+    return [Case(f"{clients:,} subscribers", load.split(), (SUBJECT, "floor"), "floor", columns)]
+
+
+def memory(
+    clients: int = 4000,
+    seconds: float = 2,
+    servers: tuple[str, ...] = (SUBJECT, "floor", "bun", "picows", "picows-aiofastnet"),
+) -> list[Case]:
+    """Idle connections: resident bytes of the server for each (kernel memory is not in it)."""
+    rss = Column("rss bytes/conn", key("rss_bytes_per_connection"), 0, has_spread=True)
+    columns = (rss, Column("pss bytes/conn", key("pss_bytes_per_connection"), 0), HANDSHAKES)
+    load = f"--clients {clients} --hold {seconds}"
+    return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], columns, rss, loop="none")]
+
+
+GROWTH = Column("growth MiB", key("rss_growth_bytes", MIB), 2, has_spread=True)
+PEAK_GROWTH = Column("peak growth MiB", key("rss_peak_growth_bytes", MIB), 2, has_spread=True)
+ALLOWED_GROWTH = Column("allowed MiB", key("allowed_growth_bytes", MIB), 2)
+STALLED_COLUMNS = (
+    GROWTH,
+    PEAK_GROWTH,
+    Column("kernel MiB", key("sockets_growth_bytes", MIB), 1),
+    Column("unread MiB", key("stalled_unread_bytes", MIB), 1),
+    Column("stalled", key("stalled"), 0),
+    Column("open", key("stalled_open"), 0),
+    Column("lingering", key("stalled_lingering"), 0),
+    Column("gone", key("stalled_gone"), 0),
+    Column("saw a close", key("stalled_closes_seen"), 0),
+)
+STALLED_SHARES = (0, 0.01, 0.1, 0.5)
+STALLED_SERVERS = (SUBJECT, f"{SUBJECT}-skip", f"{SUBJECT}-latest")
+CLOSE_SECONDS = 6.0  # longer than fastbcast's close_seconds: until then an evicted client may still be connected
+
+
+def stalled_variants(clients: int) -> tuple[Variant, ...]:
+    """0, 1, 10 and 50 % that never read; and as a control as many healthy ones as the last leaves, alone."""
+    shares = [
+        Variant(f"{share:.0%}", f"--clients {clients} --stalled {math.ceil(clients * share)}".split())
+        for share in STALLED_SHARES
+    ]
+    healthy = clients - math.ceil(clients * STALLED_SHARES[-1])
+    return (*shares, Variant(f"0% of {healthy:,}", ["--clients", str(healthy)]))
+
+
+def stalled(
+    clients: int = 1000,
+    rate: float = 250,
+    seconds: float = 15,
+    flood_clients: int = 300,
+    megabytes: float = 200,
+    settle_seconds: float = CLOSE_SECONDS,
+    hard_cap_bytes: int = 0,
+    servers: tuple[str, ...] = STALLED_SERVERS,
+) -> list[Case]:
+    """0, 1, 10 and 50 % of the clients never read: what that costs the others (open loop), and the server."""
+    common = f"--size 4096 --warmup 10 --settle {settle_seconds:g}"
+    open_load = f"{common} --rate {rate:g} --messages {int(rate * seconds)}"
+    flood_load = f"{common} --in-flight 8 --judge all --messages {math.ceil(megabytes * 1e6 / 4096)}"
+    memory_columns = (GROWTH, PEAK_GROWTH, ALLOWED_GROWTH, *STALLED_COLUMNS[2:])
+    shares = (SERVER_SHARE, CLIENT_SHARE)
+    return [
+        Case(
+            f"{clients:,} clients, some stalled: 4 KiB, {rate:g} messages/s",
+            open_load.split(),
+            servers,
+            "",
+            (COMPLETION_P50, COMPLETION_P99, RATE, CPU_US, *shares, *memory_columns, WAITED, STEAL),
+            judged=COMPLETION_P99,
+            loop="open",
+            variants=stalled_variants(clients),
+            has_bound=True,
+            hard_cap_bytes=hard_cap_bytes,
+        ),
+        Case(
+            f"{flood_clients:,} clients, some stalled: {megabytes:g} MB as fast as the healthy ones take them",
+            flood_load.split(),
+            servers,
+            "",
+            (RATE, CPU_US, COMPLETION_P50, COMPLETION_P99, *shares, *memory_columns, STEAL),
+            variants=stalled_variants(flood_clients),
+            has_bound=True,
+            hard_cap_bytes=hard_cap_bytes,
+        ),
+    ]
+
+
+def healthy_share(result: Result) -> float | None:
+    wanted = result["target_messages"] * (result["clients"] - result["stalled"])
+    return 100 * result["deliveries"] / wanted if wanted else None
+
+
+def backlog(
+    clients: int = 105,
+    stalled: int = 5,
+    megabytes: float = 20,
+    settle_seconds: float = CLOSE_SECONDS,
+    servers: tuple[str, ...] = (*STALLED_SERVERS, "bun", "ws", "websockets", "aiohttp", "starlette", "picows"),
+) -> list[Case]:
+    """Some clients never read while 20 MB go out: what becomes of the backlog, on servers in use today."""
+    load = (
+        f"--clients {clients} --stalled {stalled} --size 4096 --in-flight 8 --judge all --warmup 10"
+        f" --messages {math.ceil(megabytes * 1e6 / 4096)} --settle {settle_seconds:g}"
+    )
+    columns = (
+        Column("healthy got %", healthy_share, 1),
+        Column("in s", lambda result: None if result["stopped"] else result["seconds"], 2, has_spread=True),
+        *STALLED_COLUMNS,
+        STEAL,
+    )
+    return [
+        Case(
+            f"{clients:,} clients, {stalled:,} stalled, {megabytes:g} MB",
+            load.split(),
+            servers,
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            may_peers_stop=True,
+            has_bound=True,
+        )
+    ]
+
+
+SPREAD_P99 = Column("first to last p99 ms", time_ms("spread_ms", "p99"), 1, has_spread=True, short="first to last p99")
+
+
+def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[Case]:
+    """15,000 subscribers, messages without a pause: how long everything else in the server has to wait."""
+    load = (
+        f"--clients {clients} --size 128 --in-flight 2 --judge all --seconds {seconds:g} --warmup 5"
+        f" --connect-probes {probes} --source-spread"
+    )
+    columns = (
+        Column("timer p50 ms", time_ms("timer_lateness_ms", "p50"), 1),
+        Column("timer p99 ms", time_ms("timer_lateness_ms", "p99"), 1, has_spread=True, short="timer p99"),
+        Column("timer max ms", time_ms("timer_lateness_ms", "max"), 1),
+        Column("connects", lambda result: result["probe_connect_ms"]["count"], 0),
+        Column("101 p50 ms", time_ms("probe_connect_ms", "p50"), 1),
+        Column("101 p99 ms", time_ms("probe_connect_ms", "p99"), 1, has_spread=True, short="101 p99"),
+        Column("first to last p50 ms", time_ms("spread_ms", "p50"), 1),
+        SPREAD_P99,
+        RATE,
+        SERVER_SHARE,
+        CLIENT_SHARE,
+        WAITED,
+        STEAL,
+    )
+    return [
+        Case(
+            f"{clients:,} subscribers, always a message under way",
+            load.split(),
+            (f"{SUBJECT}-timer", "floor"),
+            "floor",
+            columns,
+            judged=SPREAD_P99,
+            min_probes=200,
+        )
+    ]
+
+
+def channels(channels: int = 100_000, connections: int = 10, size: int = 128) -> list[Case]:
+    """100,000 channels with one subscriber each: resident bytes of a channel after its first message."""
+    columns = (
+        Column("bytes/channel", key("bytes_per_channel"), 0, has_spread=True),
+        Column("before its message", key("subscribed_bytes_per_channel"), 0, has_spread=True),
+        Column("of the log", key("log_bytes_per_channel"), 0),
+        Column("rss MiB", key("rss_after_bytes", MIB), 1),
+        Column("in s", key("seconds"), 1),
+    )
+    return [
+        Case(
+            f"{channels:,} channels",
+            f"--channels {channels} --connections {connections} --size {size}".split(),
+            (SUBJECT,),
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            program="channels.py",
+            has_server=False,
+        )
+    ]
+
+
+def freshness(
+    max_lag_bytes: int = 64 * KIB, fill_seconds: float = 4, seconds: float = 5, read_rate: float = 64_000
+) -> list[Case]:
+    """A client reads 64 KB/s of 1 MB/s, policy latest: how old is what it reads, by the sockets' options?"""
+    variants = tuple(
+        Variant(
+            f"notsent {notsent // KIB} KiB, send buffer {send_buffer // KIB} KiB",
+            server_options=(
+                "--policy", "latest",
+                "--max-lag-bytes", str(max_lag_bytes),
+                "--notsent-lowat-bytes", str(notsent),
+                "--send-buffer-bytes", str(send_buffer),
+            ),
+        )
+        for notsent in (0, 16 * KIB, 64 * KIB, 256 * KIB)
+        for send_buffer in (0, 64 * KIB)
+    )
+    columns = (
+        Column("age p50 s", key("age_p50_seconds"), 2, has_spread=True),
+        Column("age max s", key("age_max_seconds"), 2, has_spread=True),
+        Column("in flight p50 KiB", key("in_flight_p50_bytes", KIB), 0, has_spread=True),
+        Column("in flight max KiB", key("in_flight_max_bytes", KIB), 0),
+        Column("to drain s", key("drain_seconds"), 2),
+        Column("read", key("read_messages"), 0),
+        Column("passed over", key("passed_over"), 0),
+        Column("read KB/s", key("read_bytes_per_second", 1000), 1),
+    )
+    common = f"--read-rate {read_rate:g} --fill-seconds {fill_seconds:g} --seconds {seconds:g}"
+    return [
+        Case(
+            f"a slow reader with {title}",
+            [*common.split(), "--receive-buffer-bytes", str(receive_buffer)],
+            (SUBJECT,),
+            "",
+            columns,
+            judged=None,
+            loop="none",
+            variants=variants,
+            program="freshness.py",
+        )
+        for title, receive_buffer in (("the default receive buffer", 0), ("a 64 KiB receive buffer", 64 * KIB))
+    ]
+
+
+def quick(clients: int = 200) -> list[Case]:
+    """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
+    own = (SUBJECT, "floor-coalesce")
+    return [
+        *lockstep(clients, 100),
+        *pipelined(clients, 0.5, own),
+        *large(clients, 0.5),
+        *openloop(clients, 1, (100,), own),
+        *many(clients * 10, 20, 5),
+        *memory(clients * 10, 0.5, own),
+        *stalled(clients, 100, 1, clients, 4, settle_seconds=0, servers=(SUBJECT,)),
+    ]
+
+
+SCENARIOS: dict[str, Callable[..., list[Case]]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+    )
+}

@@ -37,5 +37,6 @@ cdef class CompactLog:
     cdef uint64_t keyless_before(self, uint64_t seq) noexcept nogil
     cdef uint64_t oldest_ns(self, uint64_t seq) noexcept nogil
 
+    cdef int _account(self, Py_ssize_t keyed_bytes, Py_ssize_t keyless_bytes) noexcept
     cdef int _kill(self, Entry* entry) except -1
     cdef int _make_room(self) except -1

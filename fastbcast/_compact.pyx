@@ -68,7 +68,7 @@ cdef class CompactLog:
         for i in range(self.count):
             if self.entries[i].frame != NULL:
                 Py_DECREF(<object>self.entries[i].frame)
-        self.ledger.log_bytes -= self.keyed_bytes + self.keyless_bytes
+        self._account(-self.keyed_bytes, -self.keyless_bytes)
         free(self.entries)
 
     @property
@@ -78,17 +78,23 @@ cdef class CompactLog:
 
     cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1:
         """Make room for one message, or raise: KeysFull, TypeError, MemoryError; then nothing has changed."""
-        cdef Py_ssize_t keyed_bytes
+        cdef Py_ssize_t grown_bytes
         cdef object seq
         if key is not None:
-            keyed_bytes = self.keyed_bytes + frame_bytes + ENTRY_BYTES
+            grown_bytes = frame_bytes + ENTRY_BYTES
             seq = self.seqs.get(key)
             if seq is None:
-                keyed_bytes += key_len(key)
+                grown_bytes += key_len(key)
             else:
-                keyed_bytes -= cost(<object>self.entries[self.find(seq)].frame)
-            if keyed_bytes > self.max_snapshot_bytes or (seq is None and len(self.seqs) >= self.max_keys):
-                raise KeysFull(len(self.seqs), self.max_keys, keyed_bytes, self.max_snapshot_bytes)
+                grown_bytes -= cost(<object>self.entries[self.find(seq)].frame)
+            if self.keyed_bytes + grown_bytes > self.max_snapshot_bytes or (
+                seq is None and len(self.seqs) >= self.max_keys
+            ):
+                raise KeysFull(len(self.seqs), self.max_keys, self.keyed_bytes + grown_bytes, self.max_snapshot_bytes)
+            if grown_bytes > 0 and self.ledger.keyed_bytes + grown_bytes > self.ledger.max_keyed_bytes:
+                raise KeysFull(
+                    len(self.seqs), self.max_keys, self.ledger.keyed_bytes + grown_bytes, self.ledger.max_keyed_bytes
+                )
         if self.count == self.capacity:
             self._make_room()
         return 0
@@ -99,7 +105,7 @@ cdef class CompactLog:
         cdef object superseded
         if key is None:
             self.keyless += 1
-            self.keyless_bytes += kept_bytes
+            self._account(0, kept_bytes)
         else:
             superseded = self.seqs.get(key)
             self.seqs[key] = seq
@@ -107,8 +113,7 @@ cdef class CompactLog:
                 kept_bytes += key_len(key)
             else:
                 self._kill(&self.entries[self.find(superseded)])
-            self.keyed_bytes += kept_bytes
-        self.ledger.log_bytes += kept_bytes
+            self._account(kept_bytes, 0)
         Py_INCREF(frame)
         self.entries[self.count] = Entry(seq, end, self.keyless, coarse_ns(), <PyObject*>frame, key is not None)
         self.count += 1
@@ -117,13 +122,19 @@ cdef class CompactLog:
     cdef int _kill(self, Entry* entry) except -1:
         cdef bytes frame = <bytes>entry.frame
         if entry.has_key:
-            self.keyed_bytes -= cost(frame)
+            self._account(-cost(frame), 0)
         else:
-            self.keyless_bytes -= cost(frame)
-        self.ledger.log_bytes -= cost(frame)
+            self._account(0, -cost(frame))
         entry.frame = NULL
         Py_DECREF(frame)
         self.dead += 1
+        return 0
+
+    cdef int _account(self, Py_ssize_t keyed_bytes, Py_ssize_t keyless_bytes) noexcept:
+        self.keyed_bytes += keyed_bytes
+        self.keyless_bytes += keyless_bytes
+        self.ledger.keyed_bytes += keyed_bytes
+        self.ledger.log_bytes += keyed_bytes + keyless_bytes
         return 0
 
     cdef int _make_room(self) except -1:
@@ -154,8 +165,7 @@ cdef class CompactLog:
         if seq is None:
             return False
         self._kill(&self.entries[self.find(seq)])
-        self.keyed_bytes -= key_len(key)
-        self.ledger.log_bytes -= key_len(key)
+        self._account(-key_len(key), 0)
         return True
 
     cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1:

@@ -219,28 +219,30 @@ cdef class Fanout(Round):
 
         As a last resort all that are behind are evicted. Returns whether anything was freed.
         """
-        cdef Py_ssize_t allocated_bytes
+        cdef Py_ssize_t log_bytes = self.log_bytes
         cdef uint64_t middle
         cdef uint32_t i
         cdef Slot* slot
         cdef list evicted = []
         self._sweep_now()
-        allocated_bytes = self.log.allocated_bytes
+        self._judge()
         middle = self.log.head + (self.log.tail - self.log.head) // 2
         for i in range(self.count):
             slot = &self.slots[i]
-            if slot.place.is_compacted or slot.cursor > middle or slot.cursor == self.log.tail:
+            if slot.place.is_compacted or slot.cursor == self.log.tail:
                 continue
-            if is_last_resort or self.policy.kind == EVICT:
+            if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
                 evicted.append(<Subscription>slot.place.subscription)
-            else:
+            elif self.policy.kind != EVICT:
                 self._jump(slot, self.log.tail - middle)
         for subscription in evicted:
             (<Subscription>subscription).wire.owner._evict("log_full")
-        self._judge()
         self.trim()
+        if self.compact is not None:
+            kept_bytes = 0 if is_last_resort else self.compact.keyless_bytes // 2
+            self.compact.drop_keyless(self.log.first_seq, kept_bytes)
         self.check_flushes()
-        return self.log.allocated_bytes < allocated_bytes
+        return self.log_bytes < log_bytes
 
     # For tests and debug builds.
 

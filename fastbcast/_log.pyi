@@ -4,6 +4,9 @@ from typing_extensions import Buffer, Self, disjoint_base
 
 @disjoint_base
 class Ledger:
+    def __new__(cls, max_keyed_bytes: int = ...) -> Self: ...
+    @property
+    def keyed_bytes(self) -> int: ...
     @property
     def log_bytes(self) -> int: ...
     @property

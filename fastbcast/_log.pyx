@@ -34,6 +34,9 @@ from libc.string cimport memcpy, memmove
 from fastbcast._clock cimport coarse_ns
 from fastbcast._frames cimport Payload, acquire_payload, frame_len, release_payload, write_frame
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 cdef enum:
     # The first segment of a quiet channel: 100,000 channels must stay affordable.
     MIN_SEGMENT_BYTES = 256
@@ -44,6 +47,9 @@ cdef enum:
 
 cdef class Ledger:
     """What the logs of a hub hold together, in bytes."""
+
+    def __cinit__(self, Py_ssize_t max_keyed_bytes=PY_SSIZE_T_MAX):
+        self.max_keyed_bytes = max_keyed_bytes
 
 
 @cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the ledger

@@ -332,7 +332,8 @@ cdef class Round(Tally):
                 slot.place.is_compacted = self.policy.release_ns != 0
                 break
             message.msg_iovlen = count
-            sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            with nogil:
+                sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
             self.counters.sends += 1
             if sent < 0:
                 if errno == EINTR:

@@ -86,7 +86,7 @@ cdef class Sweeper:
     ):
         self.dirty = deque()
         self.counters = Counters()
-        self.ledger = Ledger()
+        self.ledger = Ledger(max_log_bytes // 2)
         self.max_log_bytes = max_log_bytes
         self.on_log_full = on_log_full
         self.max_pinned_bytes = max_pinned_bytes

@@ -54,19 +54,22 @@ class WrongThread(FastbcastError, RuntimeError):
 
 
 class KeysFull(FastbcastError):
-    """A conflating channel keeps the newest message of every key, and one more is too many or too large."""
+    """Conflating channels keep the newest message of every key, and one more is too many or too large.
 
-    def __init__(self, keys: int, max_keys: int, wanted_bytes: int, max_snapshot_bytes: int) -> None:
-        super().__init__(keys, max_keys, wanted_bytes, max_snapshot_bytes)
+    `max_bytes` is the channel's `max_snapshot_bytes`, or half of the hub's `max_log_bytes` for all of them.
+    """
+
+    def __init__(self, keys: int, max_keys: int, wanted_bytes: int, max_bytes: int) -> None:
+        super().__init__(keys, max_keys, wanted_bytes, max_bytes)
         self.keys = keys
         self.max_keys = max_keys
         self.wanted_bytes = wanted_bytes
-        self.max_snapshot_bytes = max_snapshot_bytes
+        self.max_bytes = max_bytes
 
     def __str__(self) -> str:
         return (
-            f"{self.keys} keys (max_keys={self.max_keys}) would take {self.wanted_bytes} bytes "
-            f"(max_snapshot_bytes={self.max_snapshot_bytes}); forget(key) drops one"
+            f"{self.keys} keys of at most {self.max_keys} would need {self.wanted_bytes} bytes "
+            f"of at most {self.max_bytes}; forget(key) drops one"
         )
 
 

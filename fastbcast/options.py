@@ -75,7 +75,7 @@ class HubOptions:
     """What may wait for a client of `client.send()` before it is closed with 1013."""
     max_log_bytes: int = 256 * MIB
     """What the logs of all channels may hold for subscribers that are behind. Above it the furthest behind on the
-    largest log are evicted, or jump, as their channel's policy says."""
+    largest log are evicted, or jump, as their channel's policy says. Half of it is for the newest messages of keys."""
     max_pinned_bytes: int = 64 * MIB
     """What Transports may hold of messages that the logs have forgotten (rests of large frames). Above it those
     clients that have taken nothing for the longest are aborted."""

@@ -51,12 +51,28 @@ def test_publish_without_subscribers(benchmark):
     benchmark(channel.publish, b"x" * 128)
 
 
+@pytest.mark.benchmark(group="publish")
+def test_publish_with_a_key_to_a_channel_that_conflates(benchmark):
+    """What the compact log costs at publish: the newest of 100 keys is kept."""
+    hub = fastbcast.Hub()
+    hub.configure("*", policy="conflate")
+    channel = hub.channel("x")
+    keys = [f"key {i}" for i in range(100)]
+
+    def publish_100():
+        for key in keys:
+            channel.publish(b"x" * 128, key=key)
+
+    benchmark(publish_100)
+
+
 class Harness:
     """A hub with `count` real clients, driven step by step."""
 
-    def __init__(self, count):
+    def __init__(self, count, policy):
         self.loop = uvloop.new_event_loop()
         self.hub = fastbcast.Hub()
+        self.hub.configure("*", policy=policy)
         self.server = self.loop.run_until_complete(self._serve())
         self.sockets = [self._connect() for _ in range(count)]
         while sum(channel.subscribers for channel in self.hub.channels()) < count:
@@ -86,8 +102,8 @@ class Harness:
 
     def publish_and_flush(self, messages, message):
         async def publish():
-            for _ in range(messages):
-                self.hub.publish("x", message)
+            for number in range(messages):
+                self.hub.publish("x", message, key=number % 8)
             await self.hub.flushed()
 
         self.loop.run_until_complete(publish())
@@ -111,8 +127,8 @@ class Harness:
 def make_harness():
     made = []
 
-    def make(count):
-        made.append(Harness(count))
+    def make(count, policy="evict"):
+        made.append(Harness(count, policy))
         return made[-1]
 
     yield make
@@ -131,4 +147,14 @@ def test_publish_and_sweep(benchmark, make_harness, clients, messages):
         setup=harness.drain,
         rounds=max(20, 5000 // clients),
         warmup_rounds=3,
+    )
+
+
+@pytest.mark.parametrize("policy", ["evict", "conflate"])
+@pytest.mark.benchmark(group="sweep by policy")
+def test_clients_that_keep_up_cost_the_same_under_every_policy(benchmark, make_harness, policy):
+    """64 messages with keys to 300 clients that keep up."""
+    harness = make_harness(300, policy)
+    benchmark.pedantic(
+        harness.publish_and_flush, args=(64, b"x" * 128), setup=harness.drain, rounds=100, warmup_rounds=3
     )

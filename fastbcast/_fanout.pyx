@@ -181,9 +181,7 @@ cdef class Fanout(Round):
             return 0
         seq = self.slots[subscription.index].seq
         if seq == self.log.next_seq:
-            subscription.place.judged_from = KEEPING_UP
-            subscription.place.soft_since_ns = 0
-            return 0
+            return self._keeps_up(subscription)
         if self.policy.release_ns:  # the next release serves it
             self._judge()
             return 0
@@ -200,11 +198,17 @@ cdef class Fanout(Round):
             if self.sweeper.aside_count:
                 self.settle()
         if subscription.is_active and self.slots[subscription.index].seq == self.log.next_seq:
-            subscription.place.judged_from = KEEPING_UP
-            subscription.place.soft_since_ns = 0
+            self._keeps_up(subscription)
         if seq <= self.log.first_seq:
             self.trim()
         self.check_flushes()
+        return 0
+
+    cdef int _keeps_up(self, Subscription subscription) noexcept:
+        """It has everything: from here on it is sent every message, and its lag counts anew."""
+        subscription.place.judged_from = KEEPING_UP
+        subscription.place.soft_since_ns = 0
+        subscription.place.is_compacted = self.policy.release_ns != 0
         return 0
 
     cdef int resume(self, Subscription subscription) except -1:

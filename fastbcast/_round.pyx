@@ -33,7 +33,7 @@ from libc.string cimport memset
 from fastbcast._clock cimport coarse_ns, now_ns
 from fastbcast._compact cimport CompactLog, Entry
 from fastbcast._log cimport iovec
-from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Slot
+from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
 from fastbcast._tally cimport Tally
@@ -328,7 +328,6 @@ cdef class Round(Tally):
                 self._pass_over(slot, self.log.next_seq, compact.keyless)
                 slot.seq = self.log.next_seq
                 slot.cursor = self.log.tail
-                slot.place.judged_from = KEEPING_UP
                 slot.place.is_compacted = self.policy.release_ns != 0
                 break
             message.msg_iovlen = count

@@ -498,7 +498,7 @@ cdef class Client(WSListener):
         if self.subscriptions is None:
             return
         for subscription in tuple(self.subscriptions.values()):
-            if subscription.place.rest_ns:
+            if subscription.place.rest_seq:
                 (<Fanout>subscription.channel).resume(subscription)
         self._catch_up_all()
 

@@ -140,9 +140,13 @@ cdef class Fanout(Round):
     cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1:
         """Remove a subscription; its slot is gone when this returns. Does nothing the second time."""
         cdef uint32_t index = subscription.index
+        cdef bint held_back
         self.sweeper.check_thread("unsubscribe")
         if not subscription.is_active:
             return 0
+        held_back = self.slots[index].seq <= self.log.first_seq or (
+            self.compact is not None and self.compact.keyless_bytes != 0
+        )
         self.count_leaver(&self.slots[index], is_evicted)
         self.strike(subscription)
         if index != self.count and self.remaining:
@@ -155,7 +159,9 @@ cdef class Fanout(Round):
         if self.count == 0:
             self.remaining = 0
             self.needs_round = False
-            self.trim()
+            self.sweeper.forget(self)
+        if held_back or self.count == 0:
+            self.trim()     # on a channel that has gone idle nobody else comes to forget what was kept for it
         self.check_flushes()
         return 0
 
@@ -188,15 +194,19 @@ cdef class Fanout(Round):
         if subscription.place.is_compacted:
             self.send_compacted(subscription, UINT64_MAX)
         else:
-            # A round of one slot.
-            self.position = subscription.index
-            self.remaining = 1
-            with nogil:
-                self.run_slice(UINT64_MAX, False)
-            self.position = position
-            self.remaining = remaining
-            if self.sweeper.aside_count:
-                self.settle()
+            # Rounds of one slot: more than one if the Transport can write what the kernel had just refused.
+            while (
+                subscription.is_active and subscription.wire.socket.state == WRITABLE
+                and self.slots[subscription.index].seq != self.log.next_seq
+            ):
+                self.position = subscription.index
+                self.remaining = 1
+                with nogil:
+                    self.run_slice(UINT64_MAX, False)
+                self.position = position
+                self.remaining = remaining
+                if self.sweeper.aside_count:
+                    self.settle()
         if subscription.is_active and self.slots[subscription.index].seq == self.log.next_seq:
             self._keeps_up(subscription)
         if seq <= self.log.first_seq:
@@ -213,7 +223,7 @@ cdef class Fanout(Round):
 
     cdef int resume(self, Subscription subscription) except -1:
         """The Transport has written the rest of the frame that ends at the cursor."""
-        subscription.place.rest_ns = 0
+        subscription.place.rest_seq = 0
         if subscription.is_active:
             self.check_flushes()
         return 0
@@ -237,7 +247,7 @@ cdef class Fanout(Round):
                 continue
             if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
                 evicted.append(<Subscription>slot.place.subscription)
-            elif self.policy.kind != EVICT:
+            elif slot.cursor <= middle:
                 self._jump(slot, self.log.tail - middle)
         for subscription in evicted:
             (<Subscription>subscription).wire.owner._evict("log_full")

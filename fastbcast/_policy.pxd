@@ -15,7 +15,8 @@ cdef struct Place:
     # What is known of one subscriber beside its Slot: touched only when it is, or was, behind.
     uint64_t judged_from        # lag counts from here: the end of the burst in which it fell behind
     uint64_t soft_since_ns      # over the soft limit since then; 0: it is not
-    uint64_t rest_ns            # when the message was published whose rest the Transport holds; 0: it holds none
+    uint64_t rest_seq           # the message whose rest the Transport holds; 0: it holds none
+    uint64_t rest_ns            # when that was published
     uint64_t skipped            # messages it did not get because it was too far behind
     uint64_t conflated          # messages it did not get because a newer one of the same key came first
     uint64_t keyless            # while is_compacted: messages without a key before slot.seq

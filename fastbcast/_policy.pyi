@@ -4,6 +4,7 @@ from .options import ChannelOptions
 
 KINDS: dict[str, int]
 MAX_RELEASES_PER_SECOND: int
+MAX_SECONDS: float
 
 @disjoint_base
 class Policy:

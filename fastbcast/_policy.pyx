@@ -22,23 +22,32 @@ KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
 MAX_RELEASES_PER_SECOND = 20
 
 
+# What "never" is made of: a century, which a 64-bit number of nanoseconds can hold.
+MAX_SECONDS = 100 * 365 * 86400.0
+cdef double _max_seconds = MAX_SECONDS
+
+
+cdef uint64_t nanoseconds(double seconds) noexcept:
+    return <uint64_t>(1e9 * min(seconds, _max_seconds))
+
+
 cdef class Policy:
     """What a channel allows its subscribers; made of ChannelOptions."""
 
     def __cinit__(self, options not None, uint64_t max_message_bytes):
-        self.kind = KINDS[options.policy]
+        self.kind = CONFLATE if options.max_messages_per_second else KINDS[options.policy]
         self.max_message_bytes = max_message_bytes
         self.max_lag_bytes = options.max_lag_bytes
         self.max_burst_bytes = options.max_burst_bytes
         self.max_unswept_bytes = options.max_unswept_bytes
         self.soft_lag_bytes = options.soft_lag_bytes
-        self.soft_lag_ns = <uint64_t>(options.soft_lag_seconds * 1e9)
+        self.soft_lag_ns = nanoseconds(options.soft_lag_seconds)
         self.max_keys = options.max_keys
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
         if options.max_messages_per_second:
-            self.messages_per_release = max(1, int(options.max_messages_per_second / MAX_RELEASES_PER_SECOND))
-            self.release_ns = <uint64_t>(1e9 * self.messages_per_release / options.max_messages_per_second)
+            self.messages_per_release = max(1, int(min(options.max_messages_per_second, 1e12) / MAX_RELEASES_PER_SECOND))
+            self.release_ns = nanoseconds(self.messages_per_release / options.max_messages_per_second)
 
     cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil:
         """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""

@@ -115,17 +115,17 @@ cdef class Roster(Sweepable):
     cdef int add_lag(self, Slot* slot, LagTotals* totals) noexcept nogil:
         """Add one subscriber; what the Transport holds of its last message counts as a message not sent."""
         cdef uint64_t lag = self.log.tail - slot.cursor
-        cdef uint64_t oldest_ns = slot.place.rest_ns
+        cdef uint64_t oldest_ns = slot.place.rest_ns if slot.place.rest_seq else 0
         cdef int i = 0
         if slot.seq != self.log.next_seq and oldest_ns == 0:
             if slot.seq >= self.log.first_seq:
                 oldest_ns = self.log.published_ns(slot.seq)
             else:
                 oldest_ns = self.compact.oldest_ns(slot.seq)
-        if lag or slot.place.rest_ns:
+        if lag or slot.place.rest_seq:
             totals.behind += 1
         totals.bytes += lag
-        totals.messages += self.log.next_seq - slot.seq + (slot.place.rest_ns != 0)
+        totals.messages += self.log.next_seq - slot.seq + (slot.place.rest_seq != 0)
         totals.max_bytes = max(totals.max_bytes, lag)
         if oldest_ns and (totals.oldest_ns == 0 or oldest_ns < totals.oldest_ns):
             totals.oldest_ns = oldest_ns

@@ -17,9 +17,7 @@ cdef class Round(Tally):
     cdef uint64_t round_tail            # the tail when the round began
     cdef uint64_t round_began_ns
     cdef uint32_t random
-    # With a limit of the rate: when the next release may be, and whether a timer is set for it.
-    cdef uint64_t next_release_ns
-    cdef bint is_release_set
+    cdef uint64_t next_release_ns       # with a limit of the rate: when the next round may begin
 
     cdef bint _begin_round(self) except -1
     cdef int _end_round(self) except -1
@@ -28,7 +26,7 @@ cdef class Round(Tally):
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
     cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
     cdef int _hand_over(self, Subscription subscription) except -1
-    cdef int _give(self, Subscription subscription, object rest, uint64_t published_ns) except -1
+    cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1
     cdef int send_compacted(self, Subscription subscription, uint64_t max_messages) except -1
     cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept
     cdef int trim(self) except -1

@@ -3,5 +3,4 @@ from typing_extensions import disjoint_base
 from ._tally import Tally
 
 @disjoint_base
-class Round(Tally):
-    def _release(self) -> None: ...
+class Round(Tally): ...

@@ -102,9 +102,7 @@ cdef class Round(Tally):
             if now < self.next_release_ns:
                 self.offered = self.log.tail
                 self.trim()
-                if not self.is_release_set:
-                    self.is_release_set = True
-                    self.sweeper.call_later((self.next_release_ns - now) / 1e9, self._release)
+                self.sweeper.mark_dirty_later(self, (self.next_release_ns - now) / 1e9)
                 return False
             self.next_release_ns = now + self.policy.release_ns
         self.needs_round = False
@@ -112,10 +110,6 @@ cdef class Round(Tally):
         self.round_tail = self.log.tail
         self.round_began_ns = now
         return True
-
-    def _release(self):
-        self.is_release_set = False
-        self.sweeper.mark_dirty(self)
 
     cdef int _end_round(self) except -1:
         self.offered = self.round_tail
@@ -272,18 +266,19 @@ cdef class Round(Tally):
         cdef uint64_t start = slot.cursor
         slot.cursor = self.log.end_of(seq)
         slot.seq = seq + 1
-        self._give(subscription, self.log.view(start, slot.cursor), self.log.published_ns(seq))
-        if subscription.is_active and not subscription.place.rest_ns and slot.seq != self.log.next_seq:
+        self._give(subscription, self.log.view(start, slot.cursor), seq, self.log.published_ns(seq))
+        if subscription.is_active and not subscription.place.rest_seq and slot.seq != self.log.next_seq:
             self.needs_round = True  # it could write after all, so no `resume_writing` will come
             self.sweeper.mark_dirty(self)
         return 0
 
-    cdef int _give(self, Subscription subscription, object rest, uint64_t published_ns) except -1:
-        """Hand the rest of a frame to the client's Transport; one that raises loses its connection."""
+    cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1:
+        """Hand the rest of message `seq` to the client's Transport; one that raises loses its connection."""
         self.counters.delivered_messages += 1
         self.counters.sent_bytes += <uint64_t>len(rest)
         try:
             if subscription.wire.hand_over(rest):
+                subscription.place.rest_seq = seq
                 subscription.place.rest_ns = published_ns
         except Exception:
             _logger.exception("a Transport refused the rest of a frame; its connection is aborted")
@@ -328,6 +323,7 @@ cdef class Round(Tally):
                 self._pass_over(slot, self.log.next_seq, compact.keyless)
                 slot.seq = self.log.next_seq
                 slot.cursor = self.log.tail
+                slot.place.keyless = compact.keyless
                 slot.place.is_compacted = self.policy.release_ns != 0
                 break
             message.msg_iovlen = count
@@ -355,7 +351,7 @@ cdef class Round(Tally):
                     sent -= PyBytes_GET_SIZE(<object>entry.frame)
                 else:
                     self.counters.refused_sends += 1
-                    self._give(subscription, memoryview(<object>entry.frame)[sent:], entry.published_ns)
+                    self._give(subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.published_ns)
                     break
         return 0
 

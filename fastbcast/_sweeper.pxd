@@ -38,7 +38,8 @@ cdef class Sweepable:
     cdef object __weakref__
     cdef readonly str name
     cdef double coalesce_seconds        # set once
-    cdef bint is_dirty                  # it is in the sweeper's queue, or a timer will put it there
+    cdef bint is_dirty                  # it is in the sweeper's queue
+    cdef object timer                   # that will put it there, or None
 
     cdef bint sweep(self, uint64_t deadline_ns, bint is_turn_end) except -1
 
@@ -65,4 +66,6 @@ cdef class Sweeper:
     cdef int schedule(self) except -1
     cdef int relieve_logs(self) except -1
     cdef int relieve_pinned(self) except -1
-    cdef int call_later(self, double seconds, object callback) except -1
+    cdef int mark_dirty_later(self, Sweepable channel, double seconds) except -1
+    cdef int forget(self, Sweepable channel) except -1
+    cdef int _enqueue(self, Sweepable channel) except -1

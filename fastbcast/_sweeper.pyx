@@ -109,28 +109,42 @@ cdef class Sweeper:
         return 0
 
     cdef int mark_dirty(self, Sweepable channel) except -1:
+        """Have `channel` swept at the end of this turn, or when it has waited for more."""
         if channel.is_dirty:
             return 0
-        channel.is_dirty = True
         if channel.coalesce_seconds > 0 and self.loop is not None:
-            self.loop.call_later(channel.coalesce_seconds, self._enqueue, channel)
+            self.mark_dirty_later(channel, channel.coalesce_seconds)
         else:
-            self.dirty.append(channel)
-            self.schedule()
+            self._enqueue(channel)
         return 0
 
-    def _enqueue(self, Sweepable channel):
+    cdef int mark_dirty_later(self, Sweepable channel, double seconds) except -1:
+        """Have it swept in `seconds`, if no timer is set for that already."""
+        if channel.timer is None:
+            channel.timer = self.loop.call_later(seconds, self._time_has_come, channel)
+        return 0
+
+    def _time_has_come(self, Sweepable channel):
+        channel.timer = None
+        if not channel.is_dirty:
+            self._enqueue(channel)
+
+    cdef int _enqueue(self, Sweepable channel) except -1:
+        channel.is_dirty = True
         self.dirty.append(channel)
-        self.schedule()
+        return self.schedule()
+
+    cdef int forget(self, Sweepable channel) except -1:
+        """Nobody is there to be sent anything: a timer must not keep the channel."""
+        if channel.timer is not None:
+            channel.timer.cancel()
+            channel.timer = None
+        return 0
 
     cdef int schedule(self) except -1:
         if not self.is_scheduled and self.dirty and self.loop is not None:
             self.is_scheduled = True
             self.loop.call_soon(self.run)
-        return 0
-
-    cdef int call_later(self, double seconds, object callback) except -1:
-        self.loop.call_later(seconds, callback)
         return 0
 
     cdef int relieve_logs(self) except -1:
@@ -155,6 +169,7 @@ cdef class Sweeper:
 
     def _relieved_pinned(self):
         self.is_relieving_pinned = False
+        self.relieve_pinned()  # several may have held the same
 
     def run(self):
         """Sweep the dirty channels in turn until all are clean or the slice's time is up."""

@@ -139,8 +139,8 @@ cdef class Tally(Roster):
     cdef int _count_loss(self, Slot* slot, Fate* fate, uint32_t* counter) noexcept:
         """Count a subscriber that goes, or is asked about, in `counter`, unless it has the message or lost it before.
 
-        The frame that ends at the cursor may still be in the Transport. Who joined later has its cursor
-        behind the message.
+        The rest of it may still be in the Transport, even if the cursor has jumped since. Who joined later has
+        its cursor behind the message.
         """
         if slot.seq <= fate.seq and slot.place.is_compacted and not self.compact.holds(fate.seq):
             count_lost(fate, True)
@@ -151,7 +151,7 @@ cdef class Tally(Roster):
     cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept:
         if slot.seq <= fate.seq:
             return not slot.place.is_compacted or self.compact.holds(fate.seq)
-        return slot.seq == fate.seq + 1 and slot.place.rest_ns != 0
+        return slot.place.rest_seq == fate.seq and fate.seq != 0
 
     cdef int check_flushes(self) except -1:
         cdef Fate* fate = self.newest.next

@@ -260,13 +260,12 @@ class Hub:
                     return
 
     def _relieve_pinned(self, excess_bytes: int) -> None:
-        """Abort those that have taken nothing for the longest, until Transports hold `excess_bytes` less."""
-        for client in sorted(self.watch.clients(), key=lambda client: client._stalled_seconds(), reverse=True):
+        """Abort those that have been blocked for the longest, until Transports hold `excess_bytes` less."""
+        for client in self.watch.holders():
             if excess_bytes <= 0:
                 break
-            if client._pinned_bytes:
-                excess_bytes -= client._pinned_bytes
-                client._evict_now("pinned_full")
+            excess_bytes -= client._pinned_bytes
+            client._evict_now("pinned_full")
 
     # Clients.
 

@@ -78,7 +78,7 @@ class HubOptions:
     largest log are evicted, or jump, as their channel's policy says. Half of it is for the newest messages of keys."""
     max_pinned_bytes: int = 64 * MIB
     """What Transports may hold of messages that the logs have forgotten (rests of large frames). Above it those
-    clients that have taken nothing for the longest are aborted."""
+    clients that have been blocked for the longest are aborted."""
     max_channels: int = 200_000
     """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
     stall_seconds: float = 60.0

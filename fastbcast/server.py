@@ -191,7 +191,7 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     act, and not in kernel memory; 0 leaves the kernel's default.
     send_buffer_bytes: SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel.
 
-    Raises OSError if an address cannot be bound.
+    Raises OSError if an address cannot be bound, TypeError or ValueError for an impossible option.
     """
 
     def __init__(
@@ -208,6 +208,11 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
         notsent_lowat_bytes: int = 64 * 1024,
         send_buffer_bytes: int = 0,
     ) -> None:
+        for name, value in (("notsent_lowat_bytes", notsent_lowat_bytes), ("send_buffer_bytes", send_buffer_bytes)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, got {value!r}")
+            if not 0 <= value < 2**31:  # the kernel takes an int
+                raise ValueError(f"{name} must be at least 0 and below 2**31, got {value!r}")
         self._server = Server(
             hub,
             host,

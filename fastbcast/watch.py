@@ -47,9 +47,14 @@ class Watch:
         """Return the clients whose sockets are full now."""
         return [client for client in self._clients if client.is_writing_paused]
 
+    def holders(self) -> list[Client]:
+        """Return the clients whose Transports pin memory: those being closed first, then by when they were blocked."""
+        found = [client for client in self._clients if client._pinned_bytes]
+        return sorted(found, key=lambda client: client.is_writing_paused)
+
     def _tick(self) -> None:
         paused = self.clients()
-        self._clients = dict.fromkeys(paused)
+        self._clients = dict.fromkeys([*paused, *self.holders()])
         behind: set[Channel] = set()
         for client in paused:
             if client._stalled_seconds() >= self._stall_seconds:
@@ -59,5 +64,5 @@ class Watch:
         for channel in behind:
             channel._judge()
         self._timer = None
-        if paused:
+        if self._clients:
             self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)

@@ -66,6 +66,53 @@ def parse_frames(data):
     return frames, bytes(data)
 
 
+class CompactLog:
+    """A list of (seq, key, frame), and a walk through all of it for every question."""
+
+    def __init__(self, max_keys, max_snapshot_bytes):
+        self.max_keys = max_keys
+        self.max_snapshot_bytes = max_snapshot_bytes
+        self.entries = []
+
+    @staticmethod
+    def key_len(key):
+        return 1 + key.bit_length() // 8 if isinstance(key, int) else len(key)
+
+    def keyed_bytes(self, entries=None):
+        entries = self.entries if entries is None else entries
+        return sum(len(frame) + 96 + self.key_len(key) for _, key, frame in entries if key is not None)
+
+    def keyless_bytes(self):
+        return sum(len(frame) + 96 for _, key, frame in self.entries if key is None)
+
+    def keys(self):
+        return [key for _, key, _ in self.entries if key is not None]
+
+    def put(self, seq, key, frame):
+        """Return whether there was room for it."""
+        entries = [entry for entry in self.entries if key is None or entry[1] != key] + [(seq, key, frame)]
+        if key is not None and (
+            len([entry for entry in entries if entry[1] is not None]) > self.max_keys
+            or self.keyed_bytes(entries) > self.max_snapshot_bytes
+        ):
+            return False
+        self.entries = entries
+        return True
+
+    def forget(self, key):
+        had_it = key in self.keys()
+        self.entries = [entry for entry in self.entries if entry[1] != key]
+        return had_it
+
+    def drop(self, before_seq, kept_bytes):
+        for entry in list(self.entries):
+            if entry[1] is None and entry[0] < before_seq and self.keyless_bytes() > kept_bytes:
+                self.entries.remove(entry)
+
+    def read(self, seq):
+        return [(entry[0], entry[2]) for entry in self.entries if entry[0] >= seq]
+
+
 class Log:
     """A lane as a list of (seq, bytes), and an offset."""
 
@@ -99,3 +146,130 @@ class Log:
 
     def frame_end(self, offset):
         return next(end for end in self.ends() if end > offset)
+
+
+class Message(NamedTuple):
+    seq: int
+    payload: bytes
+    frame_bytes: int
+    key: str | bytes | int | None
+    subscribers: int        # when it was published
+
+
+class Channel:
+    """All that was ever published to a channel, and what its policy lets a subscriber miss of it."""
+
+    ENTRY_BYTES = 96        # what a message that is kept for its key, or without one, costs beside its frame
+
+    def __init__(self, policy, *, max_lag_bytes, soft_lag_bytes, max_keys, max_snapshot_bytes):
+        self.policy = policy
+        self.max_lag_bytes = max_lag_bytes
+        self.least_limit = min(max_lag_bytes, soft_lag_bytes)
+        self.max_keys = max_keys
+        self.max_snapshot_bytes = max_snapshot_bytes
+        self.messages = []
+        self.newest = {}        # key -> its newest message, if the channel conflates
+        self.forgotten = {}     # key -> seq of the last message of it that was forgotten
+
+    def with_newest(self, message):
+        keeps = self.policy == "conflate" and message.key is not None
+        return self.newest | ({message.key: message} if keeps else {})
+
+    def kept_bytes(self, newest=None):
+        """What the newest message of every key takes."""
+        def key_bytes(key):
+            return 1 + key.bit_length() // 8 if isinstance(key, int) else len(key)
+
+        return sum(
+            message.frame_bytes + self.ENTRY_BYTES + key_bytes(key)
+            for key, message in (self.newest if newest is None else newest).items()
+        )
+
+    def admits(self, message):
+        newest = self.with_newest(message)
+        return len(newest) <= self.max_keys and self.kept_bytes(newest) <= self.max_snapshot_bytes
+
+    def publish(self, message):
+        self.messages.append(message)
+        self.newest = self.with_newest(message)
+
+    def forget(self, key):
+        message = self.newest.pop(key, None)
+        if message is not None:
+            self.forgotten[key] = message.seq
+        return message is not None
+
+    def bytes_from(self, seq):
+        return sum(message.frame_bytes for message in self.messages[seq - 1 :])
+
+    def check_gap(self, first, last):
+        """May a subscriber have been passed over messages `first` to `last`, as things are now?"""
+        gap = self.messages[first - 1 : last]
+        if not gap:
+            return
+        assert self.policy != "evict", "a gap"
+        if self.policy in ("skip", "latest"):
+            assert last < len(self.messages), "the newest message was skipped"
+            within = last if self.policy == "skip" else first
+            assert self.bytes_from(within) > self.least_limit, "it was within its limits"
+            return
+        for message in gap:
+            later = self.messages[message.seq :]
+            if message.key is None:
+                later = [message, *(other for other in later if other.key is None)]
+                assert sum(other.frame_bytes + self.ENTRY_BYTES for other in later) > self.max_lag_bytes
+            elif self.forgotten.get(message.key, 0) < message.seq:
+                assert any(other.key == message.key for other in later), "superseded by nothing"
+
+
+class Subscriber:
+    """What one client received of a channel, over all the times that it was subscribed."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.spans = []         # [seq of the first message, seq after the last one or None]
+        self.received = []      # seqs
+
+    @property
+    def is_active(self):
+        return bool(self.spans) and self.spans[-1][1] is None
+
+    @property
+    def published(self):
+        """How many messages, since it has subscribed."""
+        return len(self.channel.messages) + 1 - self.spans[-1][0]
+
+    def count_received(self, span=-1):
+        """How many of the messages of a span it has."""
+        first, after = self.spans[span]
+        return sum(first <= seq and (after is None or seq < after) for seq in self.received)
+
+    def join(self):
+        self.spans.append([len(self.channel.messages) + 1, None])
+
+    def leave(self):
+        self.spans[-1][1] = len(self.channel.messages) + 1
+
+    def receive(self, seq, payload):
+        assert payload == self.channel.messages[seq - 1].payload
+        last = self.received[-1] if self.received else 0
+        assert last < seq, "twice, or out of order"
+        firsts = [first for first, after in self.spans if first <= seq and (after is None or seq < after)]
+        assert firsts, "published while it was not subscribed"
+        self.channel.check_gap(max(last + 1, firsts[0]), seq - 1)
+        self.received.append(seq)
+
+    def missed(self):
+        """What it has not received and will not, if nothing waits for it: (skipped, conflated)."""
+        first = self.spans[-1][0]
+        received = set(self.received)
+        missed = [message for message in self.channel.messages[first - 1 :] if message.seq not in received]
+        self.channel.check_gap(max([first, *(seq + 1 for seq in received)]), len(self.channel.messages))
+        if self.channel.policy != "conflate":
+            return len(missed), 0
+        keyed = [message for message in missed if message.key is not None]
+        for message in keyed:
+            later = (other.seq for other in self.channel.messages[message.seq :] if other.key == message.key)
+            is_forgotten = self.channel.forgotten.get(message.key, 0) >= message.seq
+            assert is_forgotten or received.intersection(later), "superseded by what it did not get"
+        return len(missed) - len(keyed), len(keyed)

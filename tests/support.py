@@ -11,6 +11,11 @@ from fastbcast import serve
 
 KINDS = ("sync", "async")
 
+POLICIES = ("evict", "skip", "latest", "conflate")
+
+# A client that does not read is behind after some tens of KiB, and reads again what few frames the kernel took.
+SMALL_BUFFERS = {"receive_buffer_bytes": 4096, "send_buffer_bytes": 8192}
+
 
 async def until(condition):
     """Give the loop turns until `condition()` is true; the fixture `run` bounds it."""
@@ -24,6 +29,15 @@ def subscribed(hub, channel, count=1):
 
 def client_of(hub, channel):
     return next(client for client in hub.clients() if client.channel == channel)
+
+
+def numbered(number, size=10_000):
+    """A message that says which one it is."""
+    return b"%08d" % number + b"." * (size - 8)
+
+
+def numbers(payloads):
+    return [int(payload[:8]) for payload in payloads]
 
 
 def check(hub):
@@ -62,6 +76,34 @@ async def fill(client, publish):
     while not client.is_writing_paused:
         publish()
         await asyncio.sleep(0)
+
+
+async def fall_behind(hub, channel, *clients, **options):
+    """Publish numbered messages, from 1, until the sockets of `clients` are full; return how many that took."""
+    count = 0
+    while not all(client.is_writing_paused for client in clients):
+        count += 1
+        hub.publish(channel, numbered(count), **options)
+        await asyncio.sleep(0)
+    return count
+
+
+async def publish_in_turns(hub, channel, first, last, **options):
+    """Publish the messages numbered from `first` to `last`, each in a turn of its own, which is over at the end."""
+    for number in range(first, last + 1):
+        hub.publish(channel, numbered(number), **options)
+        await end_turn()
+
+
+async def end_turn():
+    """Let the sweep of what was published until now run: it was scheduled before this."""
+    await asyncio.sleep(0)
+
+
+def read_some(raw, size):
+    """Let `raw` take at most `size` bytes, if there are any."""
+    with contextlib.suppress(BlockingIOError):
+        raw.data += raw.sock.recv(size)
 
 
 async def stall(hub, channel, size=16 * 1024):

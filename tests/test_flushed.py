@@ -1,11 +1,32 @@
 """`flushed`: what it waits for, and what it counts."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
-from support import connections, fill, until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import CLOSE, close_payload
+from support import (
+    POLICIES,
+    SMALL_BUFFERS,
+    check,
+    connections,
+    end_turn,
+    fall_behind,
+    fill,
+    numbered,
+    publish_in_turns,
+    read_some,
+    until,
+)
 
 from fastbcast import Flushed, Hub
+
+FRAME_BYTES = 10_004
+# What becomes of a message that a client does not get, on a channel of this policy.
+LOST = {"evict": "evicted", "skip": "skipped", "latest": "skipped", "conflate": "conflated"}
 
 
 def test_flushed_on_an_empty_hub_returns_at_once(run):
@@ -171,5 +192,202 @@ def test_several_may_wait_for_flushed_at_once_and_one_may_give_up(run):
             hub.publish("default", "more")
             assert await raw.read_payloads(2) == [bytes(1024 * 1024), b"more"]
             assert await first == await second == Flushed(written=1)
+
+    run(scenario())
+
+
+# Each outcome, for a cause of its own.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_has_a_message_who_waits_who_left_and_who_lost_it_are_told_apart(run, policy):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy=policy, max_lag_bytes=FRAME_BYTES)
+        async with connections(hub, "/x", "/x", "/x", **SMALL_BUFFERS) as [(raw, _), (_, slow), (_, leaving)]:
+            channel = hub.channel("x")
+            while not (slow.is_writing_paused and leaving.is_writing_paused):
+                hub.publish("x", numbered(0), key="k")
+                await raw.read_payloads(1)
+            seq = hub.publish("x", numbered(1), key="k")
+            asked, asked_too = channel.flushed(seq), channel.flushed(timeout=0)
+            await raw.read_payloads(1)
+            assert await asked_too == Flushed(written=1, pending=2)
+            leaving.unsubscribe("x")
+            for number in (2, 3):
+                hub.publish("x", numbered(number), key="k")
+            assert await asked == Flushed(written=1, left=1)._replace(**{LOST[policy]: 1})
+            check(hub)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_message_in_hand_when_the_client_reads_again_counts_as_written(run, policy):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy=policy)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (raw, client):
+            count = await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", numbered(count + 1), key="k"))
+            await raw.read_payloads(count + 1)
+            assert await asked == Flushed(written=1)
+
+    run(scenario())
+
+
+def test_a_message_without_a_key_that_is_dropped_from_the_compact_log_counts_as_skipped(run):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy="conflate", max_lag_bytes=2 * (FRAME_BYTES + 96))
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+            await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", numbered(1)))
+            hub.publish("x", numbered(2))
+            hub.publish("x", numbered(3))
+            assert await asked == Flushed(skipped=1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_client_that_stalls_is_evicted_with_what_waited_for_it(run, policy):
+    async def scenario():
+        hub = Hub(stall_seconds=0.05)
+        hub.configure("x", policy=policy)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+            await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", "waits", key="k"))
+            assert await asked == Flushed(evicted=1)
+            assert client.disconnected.cause == "stalled"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_client_with_too_many_direct_messages_is_evicted_with_what_waited_for_it(run, policy):
+    async def scenario():
+        hub = Hub(max_direct_bytes=1000)
+        hub.configure("x", policy=policy)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+            await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", "waits", key="k"))
+            await end_turn()
+            assert client.send(bytes(1001)) is False
+            assert await asked == Flushed(evicted=1)
+            assert client.disconnected.cause == "direct_overflow"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", ["evict", "skip", "latest"])
+def test_who_is_relieved_of_a_full_log_counts_as_its_policy_has_it(run, policy):
+    async def scenario():
+        hub = Hub(max_log_bytes=300_000)
+        hub.configure("x", policy=policy)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+            count = await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", numbered(count + 1)))
+            while client.is_open and not client.missed.skipped:
+                hub.publish("x", numbered(0))
+            assert hub.stats()["reliefs"] == 1
+            assert await asked == Flushed()._replace(**{LOST[policy]: 1})
+            assert client.is_open or client.disconnected.cause == "log_full"
+
+    run(scenario())
+
+
+async def unsubscribe(raw, client):
+    client.unsubscribe("x")
+
+
+async def abort(raw, client):
+    client.abort()
+
+
+async def close(raw, client):
+    client.close(4000)
+
+
+async def say_goodbye(raw, client):
+    await raw.send_frame(CLOSE, close_payload(1000))
+
+
+async def reset(raw, client):
+    raw.reset()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("leave", [unsubscribe, abort, close, say_goodbye, reset])
+def test_who_goes_before_it_has_a_message_counts_as_left_however_it_goes(run, policy, leave):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy=policy)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (raw, client):
+            await fall_behind(hub, "x", client)
+            asked = hub.channel("x").flushed(hub.publish("x", "waits", key="k"))
+            await end_turn()
+            await leave(raw, client)
+            assert await asked == Flushed(left=1)
+
+    run(scenario())
+
+
+# When it may be asked, and by whom.
+
+
+def test_each_message_may_be_asked_about_right_after_its_publish_and_answered_later(run):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy="conflate")
+        async with connections(hub, "/x", "/other", **SMALL_BUFFERS) as [(raw, client), (_, joiner)]:
+            count = await fall_behind(hub, "x", client)
+            channel = hub.channel("x")
+            asked = [channel.flushed(channel.publish(numbered(number), key=number % 2)) for number in range(4)]
+            joiner.subscribe("x")
+            asked.append(channel.flushed(channel.publish(numbered(4), key=0)))
+            await raw.read_payloads(count + 2)
+            answers = [await answer for answer in reversed(asked)]
+            lost, kept = Flushed(conflated=1), Flushed(written=1)
+            assert answers[::-1] == [lost, lost, lost, kept, Flushed(written=2)]
+
+    run(scenario())
+
+
+def test_only_the_newest_message_may_be_asked_about_and_that_is_said_at_the_call(run):
+    async def scenario():
+        hub = Hub()
+        channel = hub.channel("x")
+        for seq in (1, -1):
+            with pytest.raises(ValueError, match=f"x: {seq} is not the newest message \\(0\\)"):
+                channel.flushed(seq)
+        assert await channel.flushed(0) == Flushed()
+        async with connections(hub, "/x"):
+            first, second = channel.publish("1"), channel.publish("2")
+            for seq in (first, second + 1, 0):
+                with pytest.raises(ValueError, match=f"{seq} is not the newest message \\(2\\)"):
+                    channel.flushed(seq)
+            assert await channel.flushed(second) == Flushed(written=1)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", ["evict", "conflate"])
+def test_what_becomes_of_a_message_inside_its_own_publish_is_counted(run, policy):
+    """Each publish sweeps at once, and who is above a limit is dealt with before it returns."""
+
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy=policy, max_unswept_bytes=1, max_lag_bytes=3 * FRAME_BYTES, max_burst_bytes=0)
+        async with connections(hub, "/x", "/x", "/x", receive_buffer_bytes=10**6) as [_, (_, small), (_, also)]:
+            channel = hub.channel("x")
+            asked = []
+            while small.is_open and not channel.seq > 300:  # and control never comes back to the loop
+                subscribers = channel.subscribers
+                asked.append((subscribers, channel.flushed(channel.publish(numbered(0), key="k"))))
+            assert hub.stats()["inline_sweeps"] == channel.seq
+            assert also.is_writing_paused or not also.is_open
+            answers = [(subscribers, await answer) for subscribers, answer in asked if answer.cr_frame]
+            assert all(sum(answer) == subscribers for subscribers, answer in answers)
 
     run(scenario())

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
+import sys
 from contextlib import closing
 
 import pytest
@@ -346,3 +348,45 @@ def test_close_waits_for_the_on_disconnect_of_a_handler_that_it_had_to_cancel(ru
                 assert log == ["at work", "told"]
 
     run(scenario())
+
+
+def accepted_socket(client):
+    """The server's end of a RawClient's connection: all descriptors of this process are searched for it."""
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=os.dup(int(name)))
+            with contextlib.suppress(OSError):
+                if sock.getpeername() == client.sock.getsockname():
+                    return sock
+            sock.close()
+    raise AssertionError("no such connection")
+
+
+@pytest.mark.parametrize("send_buffer_bytes", [0, 16 * 1024, 128 * 1024])
+@pytest.mark.parametrize("notsent_lowat_bytes", [0, 4 * 1024, None])
+def test_the_buffers_of_an_accepted_socket_are_as_asked_for(run, send_buffer_bytes, notsent_lowat_bytes):
+    tcp_notsent_lowat = {"linux": 25, "darwin": 0x201}[sys.platform]
+    options = {} if notsent_lowat_bytes is None else {"notsent_lowat_bytes": notsent_lowat_bytes}
+
+    async def scenario():
+        async with serving(Hub(), send_buffer_bytes=send_buffer_bytes, **options) as server:
+            client = await RawClient.connect(server.port)
+            with accepted_socket(client) as accepted, socket.socket() as plain:
+                kernels_own = plain.getsockopt(socket.IPPROTO_TCP, tcp_notsent_lowat)
+                lowat = accepted.getsockopt(socket.IPPROTO_TCP, tcp_notsent_lowat)
+                assert lowat == {0: kernels_own, None: 64 * 1024}.get(notsent_lowat_bytes, notsent_lowat_bytes)
+                send_buffer = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+                if send_buffer_bytes:
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+                    assert send_buffer == plain.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)  # Linux doubles it
+                else:  # the kernel gives more to a connection that is there
+                    assert send_buffer >= plain.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", ["send_buffer_bytes", "notsent_lowat_bytes"])
+@pytest.mark.parametrize("value", [-1, 2**40, "4096"])
+def test_a_buffer_that_cannot_be_raises_when_it_is_asked_for(name, value):
+    with pytest.raises((TypeError, ValueError), match=name):
+        serve(Hub(), **{name: value})

@@ -25,6 +25,25 @@ from fastbcast import Hub
         ({"coalesce_seconds": -0.1}, ValueError),
         ({"coalesce_seconds": float("nan")}, ValueError),
         ({"coalesce_seconds": float("inf")}, ValueError),
+        ({"policy": "drop"}, ValueError),
+        ({"policy": "Skip"}, ValueError),
+        ({"policy": None}, ValueError),
+        ({"policy": ["skip"]}, ValueError),
+        ({"soft_lag_bytes": 0}, ValueError),
+        ({"soft_lag_bytes": "1"}, TypeError),
+        ({"soft_lag_seconds": 0}, ValueError),
+        ({"soft_lag_seconds": -1}, ValueError),
+        ({"soft_lag_seconds": float("nan")}, ValueError),
+        ({"soft_lag_seconds": "10"}, TypeError),
+        ({"max_messages_per_second": -1}, ValueError),
+        ({"max_messages_per_second": float("nan")}, ValueError),
+        ({"max_messages_per_second": float("inf")}, ValueError),
+        ({"max_messages_per_second": None}, TypeError),
+        ({"max_keys": 0}, ValueError),
+        ({"max_keys": 1.5}, TypeError),
+        ({"max_keys": True}, TypeError),
+        ({"max_snapshot_bytes": 0}, ValueError),
+        ({"max_snapshot_bytes": 1e6}, TypeError),
     ],
 )
 def test_a_bad_setting_raises_when_it_is_set(settings, error):
@@ -44,11 +63,38 @@ def test_a_bad_setting_raises_when_it_is_set(settings, error):
         ({"slice_seconds": 0}, ValueError),
         ({"max_inbox_messages": 0}, ValueError),
         ({"max_fragments": True}, TypeError),
+        ({"stall_seconds": 0}, ValueError),
+        ({"stall_seconds": -1}, ValueError),
+        ({"stall_seconds": float("nan")}, ValueError),
+        ({"stall_seconds": float("inf")}, ValueError),
+        ({"stall_seconds": "60"}, TypeError),
+        ({"max_log_bytes": 0}, ValueError),
+        ({"max_log_bytes": 1e6}, TypeError),
+        ({"max_pinned_bytes": -1}, ValueError),
+        ({"max_pinned_bytes": None}, TypeError),
+        ({"max_channels": 0}, ValueError),
+        ({"max_channels": 2.5}, TypeError),
+        ({"policy": "skip"}, TypeError),        # a channel's
     ],
 )
 def test_a_bad_option_of_the_hub_raises_at_once(options, error):
     with pytest.raises(error, match=next(iter(options))):
         Hub(**options)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"soft_lag_seconds": 1e12},     # "never"
+        {"policy": "conflate", "max_messages_per_second": 1e-12},
+        {"policy": "conflate", "max_messages_per_second": 1e12},
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_taken_can_be_used(settings):
+    hub = Hub()
+    hub.configure("*", **settings)
+    assert hub.channel("any").publish("hello") == 1
 
 
 async def lag_at_eviction(hub, channel):
@@ -111,5 +157,21 @@ def test_a_channel_that_coalesces_sends_less_often_and_loses_nothing(run):
                 await asyncio.sleep(0)
             assert await raw.read_payloads(10) == [b"%d" % number for number in range(10)]
             assert hub.stats()["sends"] == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", ["evict", "skip", "latest"])
+def test_a_limit_of_the_rate_conflates_whatever_the_policy(run, policy):
+    async def scenario():
+        hub = Hub()
+        hub.configure("x", policy=policy, max_messages_per_second=10)
+        async with connections(hub, "/x") as (raw, client):
+            hub.publish("x", "at once", key="a")
+            assert await raw.read_payloads(1) == [b"at once"]
+            for number in range(5):
+                hub.publish("x", str(number), key="a")
+            assert await raw.read_payloads(1) == [b"4"]
+            assert client.missed == (0, 4)
 
     run(scenario())

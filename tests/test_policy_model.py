@@ -42,8 +42,8 @@ class Step(NamedTuple):
 
 OFTEN = ["publish"] * 16 + ["burst"] * 4 + ["read"] * 8 + ["read_all"] * 2
 SOMETIMES = [
-    "follow", "follow", "ask", "ask_too_late", "drain", "join", "join", "subscribe", "unsubscribe", "close", "say_goodbye",
-    "reset", "vanish", "send", "send", "ping", "forget", "turn",
+    "follow", "follow", "ask", "ask_too_late", "drain", "join", "join", "subscribe", "unsubscribe", "close",
+    "say_goodbye", "reset", "vanish", "send", "send", "ping", "forget", "turn",
 ]
 SETTINGS = st.fixed_dictionaries({
     "max_lag_bytes": st.sampled_from([2000, 20_000, 100_000]),
@@ -140,7 +140,7 @@ class Peer:
         return bool(data)
 
     def receive(self, frame):
-        assert frame.fin and frame.rsv == 0
+        assert (frame.fin, frame.rsv) == (True, 0)
         assert self.close is None, "something follows a CLOSE"
         if frame.opcode == BINARY:
             name, seq, _ = frame.payload.split(b"/", 2)

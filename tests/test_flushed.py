@@ -1,12 +1,8 @@
 """`flushed`: what it waits for, and what it counts."""
 
 import asyncio
-import gc
-import weakref
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from reference import CLOSE, close_payload
 from support import (
     POLICIES,
@@ -17,8 +13,6 @@ from support import (
     fall_behind,
     fill,
     numbered,
-    publish_in_turns,
-    read_some,
     until,
 )
 

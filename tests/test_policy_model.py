@@ -15,8 +15,20 @@ from conftest import seconds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, serving
-from reference import BINARY, CLOSE, PING, PONG, TEXT, Channel, Message, Subscriber, close_payload, encode_frame
-from reference import client_frame, parse_frames
+from reference import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Channel,
+    Message,
+    Subscriber,
+    client_frame,
+    close_payload,
+    encode_frame,
+    parse_frames,
+)
 from support import check, until
 
 from fastbcast import Flushed, Hub, KeysFull, Lag, Missed

@@ -12,12 +12,18 @@ import signal
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 import uvloop
 
 # Where SIGINT is ignored (a job in the background of a script) the processes that are started here would
 # inherit that, and could not be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What CI says depends on the change alone; the search for new examples goes on wherever people work.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI") == "true":
+    hypothesis.settings.load_profile("ci")
 
 TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))
 

@@ -54,8 +54,8 @@ class Step(NamedTuple):
 
 OFTEN = ["publish"] * 16 + ["burst"] * 4 + ["read"] * 8 + ["read_all"] * 2
 SOMETIMES = [
-    "follow", "follow", "ask", "ask_too_late", "drain", "join", "join", "subscribe", "unsubscribe", "close",
-    "say_goodbye", "reset", "vanish", "send", "send", "ping", "forget", "turn",
+    "follow", "follow", "follow", "ask", "ask_too_late", "drain", "join", "join", "subscribe", "unsubscribe",
+    "close", "say_goodbye", "reset", "vanish", "send", "send", "ping", "forget", "turn",
 ]
 SETTINGS = st.fixed_dictionaries({
     "max_lag_bytes": st.sampled_from([2000, 20_000, 100_000]),
@@ -77,7 +77,7 @@ class Schedule(NamedTuple):
 @st.composite
 def schedules(draw, channels):
     """Settings of each channel, and turns; not every schedule has every kind of step."""
-    kinds = OFTEN + draw(st.lists(st.sampled_from(SOMETIMES), max_size=20))
+    kinds = OFTEN + draw(st.lists(st.sampled_from(SOMETIMES), min_size=4, max_size=20))
     steps = steps_of(kinds, draw(st.lists(st.sampled_from(channels), min_size=1, unique=True)))
     return Schedule(
         {channel: draw(SETTINGS) for channel in channels},
@@ -180,7 +180,7 @@ class Play:
         self.models = models
         self.settings = {}
         self.peers = []
-        self.flushes = []               # (task, model of the channel, message)
+        self.flushes = []               # (task, its time-out, model of the channel, message)
         self.evicted = 0
 
     async def run(self, schedule):
@@ -235,11 +235,12 @@ class Play:
             assert self.hub.forget(step.channel, step.key) is self.models[step.channel].forget(step.key)
 
     async def follow(self, step):
-        """Ask what becomes of the newest message, however long it takes."""
+        """Ask what becomes of the newest message, however long it takes; or what has become of it a little later."""
         model = self.models[step.channel]
         if model.messages:
-            asked = self.channels[step.channel].flushed(len(model.messages))
-            self.flushes.append((asyncio.ensure_future(asked), model, model.messages[-1]))
+            timeout = 0.001 if step.size % 100 == 0 else None
+            asked = self.channels[step.channel].flushed(len(model.messages), timeout=timeout)
+            self.flushes.append((asyncio.ensure_future(asked), timeout, model, model.messages[-1]))
 
     async def ask(self, step):
         """Ask what has become of it so far."""
@@ -249,7 +250,8 @@ class Play:
         flushed = await self.channels[step.channel].flushed(timeout=0)
         self.check()
         if model.messages:
-            self.check_flushed(flushed, model, model.messages[-1])
+            self.check_fates(flushed, model, model.messages[-1])
+            self.check_stayed(flushed, model, model.messages[-1])
         else:
             assert flushed == Flushed()
 
@@ -306,7 +308,7 @@ class Play:
                 return
             await self.send(peer, step)
             while peer.direct_received < len(peer.direct):
-                assert peer.read() or not client.is_writing_paused
+                peer.read()
                 await asyncio.sleep(0)
 
         await asyncio.wait_for(read(), seconds(3))
@@ -393,7 +395,9 @@ class Play:
         published = sum(subscriber.published for subscriber in active)
         received = sum(subscriber.count_received() for subscriber in active)
         missed = peer.client.missed
-        assert received + sum(missed) + peer.client.lag.messages <= published
+        # While the socket is full, one message is in the Transport, or has been read though nobody knows here yet.
+        waiting = peer.client.lag.messages - peer.client.is_writing_paused
+        assert received + sum(missed) + waiting <= published
         if all(subscriber.channel.policy == "evict" for subscriber in active):
             assert missed == Missed(0, 0)
         if peer.has_large_socket and not peer.was_flooded and "paced" not in peer.active():
@@ -419,25 +423,26 @@ class Play:
         peer.close_codes = {1013}
         peer.leave_all()
 
-    def check_flushed(self, flushed, model, message, *, is_final=False):
-        """Those that were there and still are tell what it must be; what became of the others is less certain."""
+    def check_fates(self, flushed, model, message):
         assert sum(flushed) == message.subscribers
         assert min(flushed) >= 0
-        stayed = [
-            message.seq in subscriber.received
-            for peer in self.peers if peer.is_open for subscriber in peer.active().values()
-            if subscriber.channel is model and subscriber.spans[-1][0] <= message.seq
-        ]
-        gone = message.subscribers - len(stayed)
-        assert gone >= 0
-        assert sum(stayed) <= flushed.written
-        assert flushed.evicted + flushed.left <= gone
         if model.policy == "conflate":
             assert (flushed.conflated if message.key is None else flushed.skipped) == 0
         else:
             assert flushed.conflated == 0
         if model.policy == "evict":
             assert flushed.skipped == 0
+
+    def check_stayed(self, flushed, model, message, *, is_final=False):
+        """What those tell who were there and still are; what became of the others is less certain."""
+        stayed = [
+            message.seq in subscriber.received
+            for peer in self.peers if peer.is_open for subscriber in peer.active().values()
+            if subscriber.channel is model and subscriber.spans[-1][0] <= message.seq
+        ]
+        gone = message.subscribers - len(stayed)
+        assert flushed.written >= sum(stayed)
+        assert flushed.evicted + flushed.left <= gone
         if is_final:
             assert flushed.pending == 0
             assert flushed.written <= sum(stayed) + gone
@@ -450,9 +455,11 @@ class Play:
             if peer.is_open:
                 await self.drain(peer, Step("drain"))
                 self.check()
-        await asyncio.wait_for(asyncio.gather(*(task for task, _, _ in self.flushes)), seconds(3))
-        for task, model, message in self.flushes:
-            self.check_flushed(task.result(), model, message, is_final=True)
+        await asyncio.wait_for(asyncio.gather(*(task for task, *_ in self.flushes)), seconds(3))
+        for task, timeout, model, message in self.flushes:
+            self.check_fates(task.result(), model, message)
+            if timeout is None:
+                self.check_stayed(task.result(), model, message, is_final=True)
         for peer in self.peers:
             if peer.close_codes and not peer.is_gone:
                 await asyncio.wait_for(self.read_to_the_end(peer), seconds(3))
@@ -499,13 +506,13 @@ async def play(schedule):
 RANDOMLY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-@settings(RANDOMLY, max_examples=40)
+@settings(RANDOMLY, max_examples=250)
 @given(schedule=schedules(["evict", "skip", "latest", "conflate"]))
 def test_any_schedule_leaves_each_client_with_what_the_policies_promise(run, schedule):
     run(play(schedule))
 
 
-@settings(RANDOMLY, max_examples=10)
+@settings(RANDOMLY, max_examples=25)
 @given(schedule=schedules(["paced", "skip"]))
 def test_any_schedule_keeps_the_promises_under_a_limit_of_the_rate(run, schedule):
     run(play(schedule))

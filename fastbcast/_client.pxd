@@ -1,5 +1,7 @@
+from libc.stdint cimport uint64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 
+from fastbcast._fanout cimport Occasion
 from fastbcast._wire cimport Wire
 
 
@@ -18,6 +20,8 @@ cdef class Client(WSListener):
     cdef public object _inbox           # handlers.Inbox while an async handler is at work
     # Channels: name -> Subscription; None while there are none.
     cdef dict subscriptions
+    cdef Py_ssize_t first_served        # which of them comes first when the socket has room again
+    cdef uint64_t skipped, conflated    # of the channels it was in when it left all of them
     # A message that arrives in fragments (RFC 6455 section 5.4); opcode 0: none.
     cdef bytearray fragments
     cdef int fragments_opcode
@@ -32,7 +36,7 @@ cdef class Client(WSListener):
     cdef Py_ssize_t frames_in_read
 
     cdef int _leave_all(self, bint is_evicted) except -1
-    cdef int _catch_up_all(self) except -1
+    cdef int _catch_up_all(self, Occasion occasion) except -1
     cdef int _begin_close(self, object code, str reason, str cause) except -1
     cdef int _receive_frame(self, WSFrame frame) except -1
     cdef int _abort(self, str reason, str by, str cause) except -1

@@ -21,7 +21,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from picows.picows cimport WSFrame, WSListener, WSTransport
 
-from fastbcast._fanout cimport Fanout
+from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
 from fastbcast._frames cimport (
     OPCODE_CLOSE,
     OPCODE_CONTINUATION,
@@ -157,10 +157,13 @@ cdef class Client(WSListener):
 
     @property
     def missed(self):
-        """Messages of its channels that it will not get: Missed(skipped, conflated), since it subscribed."""
+        """Messages of its channels that it will not get: Missed(skipped, conflated), since it subscribed.
+
+        Of a client that is gone: of the channels it was in at the end.
+        """
         cdef Subscription subscription
-        cdef uint64_t skipped = 0
-        cdef uint64_t conflated = 0
+        cdef uint64_t skipped = self.skipped
+        cdef uint64_t conflated = self.conflated
         if self.subscriptions is not None:
             for subscription in self.subscriptions.values():
                 skipped += subscription.place.skipped
@@ -199,8 +202,8 @@ cdef class Client(WSListener):
     def send(self, message, *, text=None):
         """Send `message` to this client alone; str as text, bytes-like as binary (or text with `text=True`).
 
-        What its channels still have for it goes out first, unless it is behind: then a direct message may
-        overtake that backlog. Returns False, and sends nothing, if the client is on its way out. A client
+        What its channels still have for it goes out first, unless it is behind, or a channel's limit of the rate
+        holds it back: then a direct message may overtake that backlog. Returns False, and sends nothing, if the client is on its way out. A client
         that lets more than `max_direct_bytes` wait is closed with 1013.
 
         Raises TypeError, ValueError, MessageTooBig as `publish` does, and WrongThread.
@@ -210,14 +213,14 @@ cdef class Client(WSListener):
         frame = encode(message, text, self.hub.max_message_bytes)
         if not self.is_open:
             return False
-        self._catch_up_all()
+        self._catch_up_all(BEFORE_DIRECT)
         return self.wire.write_frame(frame)
 
     def close(self, code=1000, str reason=""):
         """Close the connection: CLOSE with `code` and `reason`, then the peer has `close_seconds` to answer.
 
-        What was published to its channels before goes out first, unless the client is behind. Does nothing if
-        it is closing already. Raises ValueError for a code that may not be sent (RFC 6455 section 7.4) or a
+        What was published to its channels before goes out first, unless the client is behind; no limit of the rate
+        holds it back. Does nothing if it is closing already. Raises ValueError for a code that may not be sent (RFC 6455 section 7.4) or a
         reason above 123 bytes.
         """
         self.hub.check_thread("client.close")
@@ -318,16 +321,26 @@ cdef class Client(WSListener):
         if subscriptions is not None:
             for subscription in subscriptions.values():
                 (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
+                self.skipped += subscription.place.skipped
+                self.conflated += subscription.place.conflated
         return 0
 
-    cdef int _catch_up_all(self) except -1:
+    cdef int _catch_up_all(self, Occasion occasion) except -1:
+        """Send what its channels have for it; the one that fills the socket comes last the next time."""
+        cdef tuple subscriptions
         cdef Subscription subscription
+        cdef bint was_writable
+        cdef Py_ssize_t first = self.first_served
+        cdef Py_ssize_t i
         if self.subscriptions is None:
             return 0
-        for subscription in self.subscriptions.values():
-            if self.wire.socket.state != WRITABLE:
-                break
-            (<Fanout>subscription.channel).catch_up(subscription)
+        subscriptions = tuple(self.subscriptions.values())
+        for i in range(first, first + len(subscriptions)):
+            subscription = subscriptions[i % len(subscriptions)]
+            was_writable = self.wire.socket.state == WRITABLE
+            (<Fanout>subscription.channel).catch_up(subscription, occasion)
+            if was_writable and self.wire.socket.state != WRITABLE:
+                self.first_served = (i + 1) % len(subscriptions)
         return 0
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
@@ -335,15 +348,15 @@ cdef class Client(WSListener):
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
         frame = encode_close(code, reason)
-        self._catch_up_all()    # what was published before goes out before
+        self._catch_up_all(BEFORE_CLOSE)    # what was published before goes out before
         if self.wire.is_close_sent:
             return 0            # it turned out to be too far behind
         self._leave_all(False)
         self._end_as(code, reason, "server", cause)
+        self._set_close_timer()                 # first: a Transport may raise
         self.wire.write_close(frame)
         self.parser.is_close_frame_sent = True  # picows must not send another
-        self._resume_reading()                   # the peer's CLOSE is still to come
-        self._set_close_timer()
+        self._resume_reading()                  # the peer's CLOSE is still to come
         return 0
 
     def _end_read(self, Py_ssize_t size):
@@ -468,10 +481,10 @@ cdef class Client(WSListener):
                 return 0
         self._leave_all(False)
         self._end_as(code, reason, "client", "client")
+        self._set_close_timer()
         self.wire.write_close(encode_close(code) if payload else make_frame(OPCODE_CLOSE, NULL, 0))
         self.parser.is_close_frame_sent = True
         self.wire.end()
-        self._set_close_timer()
         return 0
 
     cpdef on_ws_disconnected(self, WSTransport transport):
@@ -500,7 +513,7 @@ cdef class Client(WSListener):
         for subscription in tuple(self.subscriptions.values()):
             if subscription.place.rest_seq:
                 (<Fanout>subscription.channel).resume(subscription)
-        self._catch_up_all()
+        self._catch_up_all(ON_RESUME)
 
 
 _PLAIN_REQUEST = (

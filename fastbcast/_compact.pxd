@@ -1,7 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._log cimport Ledger
+from fastbcast._log cimport Ledger, iovec
 
 
 cdef Py_ssize_t key_len(object key) except -1
@@ -12,7 +12,8 @@ cdef struct Entry:
     uint64_t end            # offset after it in the channel's log, which may have forgotten it
     uint64_t keyless        # messages without a key up to this one, itself included
     uint64_t published_ns   # coarse_ns()
-    PyObject* frame         # an owned bytes object; NULL: superseded or dropped
+    PyObject* frame         # an owned bytes object or Segment; NULL: dead, that is superseded or dropped
+    uint32_t next           # of a dead one: between it and this index all are dead
     bint has_key
 
 
@@ -28,15 +29,22 @@ cdef class CompactLog:
     cdef Ledger ledger
     cdef Py_ssize_t max_keys, max_snapshot_bytes
 
-    cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1
-    cdef int add(self, uint64_t seq, uint64_t end, object key, bytes frame) except -1
+    cdef int admit(self, object key, object frame) except -1
+    cdef int add(self, uint64_t seq, uint64_t end, object key, object frame) except -1
     cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1
 
     cdef uint32_t find(self, uint64_t seq) noexcept nogil
+    cdef uint32_t find_live(self, uint64_t seq) noexcept nogil
+    cdef uint32_t live_from(self, uint32_t start) noexcept nogil
     cdef bint holds(self, uint64_t seq) noexcept nogil
     cdef uint64_t keyless_before(self, uint64_t seq) noexcept nogil
     cdef uint64_t oldest_ns(self, uint64_t seq) noexcept nogil
 
     cdef int _account(self, Py_ssize_t keyed_bytes, Py_ssize_t keyless_bytes) noexcept
-    cdef int _kill(self, Entry* entry) except -1
-    cdef int _make_room(self) except -1
+    cdef int _kill(self, uint32_t index) noexcept
+    cdef int _grow(self) except -1
+    cdef int _tidy(self) noexcept
+
+
+cdef object shareable(bytes frame)
+cdef iovec bytes_of(PyObject* frame) noexcept

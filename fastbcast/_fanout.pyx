@@ -16,7 +16,8 @@ Invariants
 
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
-from fastbcast._compact cimport CompactLog, key_len
+from fastbcast._clock cimport now_ns
+from fastbcast._compact cimport CompactLog, key_len, shareable
 from fastbcast._frames cimport Payload, acquire_payload, frame_len, make_frame, release_payload
 from fastbcast._log cimport Log
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Policy, Slot
@@ -89,15 +90,18 @@ cdef class Fanout(Round):
 
     def _publish_frame(self, bytes frame not None, key):
         """Queue a frame that `_frames.encode` made; returns its seq. TypeError or KeysFull for the key."""
+        cdef object kept
         cdef uint64_t seq
         self.sweeper.check_thread("publish")
         if key is not None:
             key_len(key)
-        if self.compact is not None:
-            self.compact.admit(key, len(frame))
-        seq = self.log.append_frame(frame) if self.count else self.log.skip()
         if self.compact is not None and (self.count or key is not None):
-            self.compact.add(seq, self.log.tail, key, frame)
+            kept = shareable(frame)
+            self.compact.admit(key, kept)
+            seq = self.log.append_frame(frame) if self.count else self.log.skip()
+            self.compact.add(seq, self.log.tail, key, kept)
+        else:
+            seq = self.log.append_frame(frame) if self.count else self.log.skip()
         return self._appended(seq, len(frame), key is not None)
 
     cdef uint64_t _appended(self, uint64_t seq, uint64_t frame_bytes, bint has_key) except 0:
@@ -105,8 +109,7 @@ cdef class Fanout(Round):
         self.counters.published_bytes += frame_bytes
         self.begin_tally(seq, has_key)
         if self.count:
-            self.needs_round = True
-            self.sweeper.mark_dirty(self)
+            self.ask_for_round()
             if self.log.tail - self.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
                 self.counters.inline_sweeps += 1
                 self._sweep_now()
@@ -151,8 +154,7 @@ cdef class Fanout(Round):
         self.strike(subscription)
         if index != self.count and self.remaining:
             # The slot that moved may have gone from an unvisited place to a visited one.
-            self.needs_round = True
-            self.sweeper.mark_dirty(self)
+            self.ask_for_round()
         self.remaining = min(self.remaining, self.count)
         if self.position >= self.count:
             self.position = 0
@@ -167,38 +169,49 @@ cdef class Fanout(Round):
 
     cdef int _sweep_now(self) except -1:
         """Sweep to the end without judging anybody: the turn's own sweep does that."""
-        self.sweep(UINT64_MAX, False)
+        self.sweeper.attempt(self, UINT64_MAX, False)
         self.needs_round = True
         return 0
 
     def _judge(self):
         """Have the subscribers that are behind judged at the end of this turn, though nothing is published."""
-        self.needs_round = True
-        self.sweeper.mark_dirty(self)
+        self.ask_for_round()
 
     # Catching up, and forgetting what all have.
 
-    cdef int catch_up(self, Subscription subscription) except -1:
-        """Send one subscriber what it lacks, now: its socket is writable, and a direct frame may come next."""
+    cdef int catch_up(self, Subscription subscription, Occasion occasion) except -1:
+        """Send one subscriber what it lacks, now, if its socket is writable.
+
+        What does not fit into this turn's slice waits for a round, and what a limit of the rate holds back for its
+        release, unless nothing but a CLOSE follows.
+        """
+        cdef uint64_t deadline_ns = UINT64_MAX
         cdef uint32_t position = self.position
         cdef uint32_t remaining = self.remaining
         cdef uint64_t seq
-        if not subscription.is_active or subscription.wire.socket.state != WRITABLE:
+        if not subscription.is_active:
             return 0
         seq = self.slots[subscription.index].seq
         if seq == self.log.next_seq:
             return self._keeps_up(subscription)
-        if self.policy.release_ns:  # the next release serves it
-            self._judge()
+        if subscription.wire.socket.state != WRITABLE:
             return 0
+        if occasion == ON_RESUME:
+            deadline_ns = self.sweeper.turn_deadline()
+        if now_ns() >= deadline_ns or (self.policy.release_ns and occasion != BEFORE_CLOSE):
+            return self.ask_for_round()
         if subscription.place.is_compacted:
-            self.send_compacted(subscription, UINT64_MAX)
+            self.send_compacted(subscription, UINT64_MAX, deadline_ns)
         else:
-            # Rounds of one slot: more than one if the Transport can write what the kernel had just refused.
+            # Rounds of one slot: more than one if it takes several sends, or if the Transport can write what the
+            # kernel had just refused.
             while (
                 subscription.is_active and subscription.wire.socket.state == WRITABLE
                 and self.slots[subscription.index].seq != self.log.next_seq
             ):
+                if now_ns() >= deadline_ns:
+                    self.ask_for_round()
+                    break
                 self.position = subscription.index
                 self.remaining = 1
                 with nogil:
@@ -206,7 +219,7 @@ cdef class Fanout(Round):
                 self.position = position
                 self.remaining = remaining
                 if self.sweeper.aside_count:
-                    self.settle()
+                    self.settle(deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.next_seq:
             self._keeps_up(subscription)
         if seq <= self.log.first_seq:

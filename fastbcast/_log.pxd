@@ -32,14 +32,22 @@ cdef class Ledger:
     cdef Py_ssize_t max_keyed_bytes         # set once; what nobody can be relieved of must leave room
 
 
+cdef enum:
+    # The rest of a frame up to this size is given to a Transport as a copy: a view would keep its whole segment,
+    # which is about as large.
+    COPIED_REST_BYTES = 65536
+
+
 cdef class Segment:
-    # Set once by the log; immutable bytes as soon as they are written.
+    # Set once; immutable bytes as soon as they are written.
     cdef uint8_t* data
     cdef Py_ssize_t capacity
     # Views that are out (a Transport's): while there are any the memory is not written again.
     cdef Py_ssize_t exports
     # Set when the log drops a segment that has views: who is told when the last one is released.
     cdef Ledger pinned_in
+
+    cdef int drop(self, Ledger ledger) noexcept
 
 
 cdef class Log:

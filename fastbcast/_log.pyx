@@ -71,6 +71,13 @@ cdef class Segment:
         PyBuffer_FillInfo(buffer, self, self.data, self.capacity, 1, flags)
         self.exports += 1
 
+    cdef int drop(self, Ledger ledger) noexcept:
+        """The log has no more use for it; only views may keep it."""
+        if self.exports:
+            self.pinned_in = ledger
+            ledger.pinned_bytes += self.capacity
+        return 0
+
     def __releasebuffer__(self, Py_buffer* buffer):
         self.exports -= 1
         if self.exports == 0 and self.pinned_in is not None:
@@ -158,9 +165,7 @@ cdef class Log:
         for i in range(count):
             segment = <Segment>self.spans[i].segment
             self._account(-segment.capacity)
-            if segment.exports:
-                segment.pinned_in = self.ledger
-                self.ledger.pinned_bytes += segment.capacity
+            segment.drop(self.ledger)
             Py_DECREF(segment)
         self.span_count -= count
         if self.span_count:

@@ -14,6 +14,7 @@ Invariants
    judge: its subscribers that are behind hold nothing of the log.
 """
 
+from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
@@ -46,7 +47,7 @@ cdef class Policy:
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
         if options.max_messages_per_second:
-            self.messages_per_release = max(1, int(min(options.max_messages_per_second, 1e12) / MAX_RELEASES_PER_SECOND))
+            self.messages_per_release = <uint64_t>ceil(min(options.max_messages_per_second, 1e12) / MAX_RELEASES_PER_SECOND)
             self.release_ns = nanoseconds(self.messages_per_release / options.max_messages_per_second)
 
     cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil:

@@ -21,12 +21,14 @@ cdef class Round(Tally):
 
     cdef bint _begin_round(self) except -1
     cdef int _end_round(self) except -1
+    cdef int ask_for_round(self) except -1
     cdef int run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
-    cdef int settle(self) except -1
+    cdef int settle(self, uint64_t deadline_ns) except -1
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
     cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
     cdef int _hand_over(self, Subscription subscription) except -1
     cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1
-    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages) except -1
+    cdef int _end(self, Subscription subscription, Verdict verdict, int error) except -1
+    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1
     cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept
     cdef int trim(self) except -1

@@ -12,8 +12,9 @@ into slices bounded in time, and what is published between two slices goes out w
 Invariants
 
 1. After a round that nothing disturbed every slot is at the round's tail, or its socket is not WRITABLE.
-   What disturbs a round (a publish, a removal that moves a slot, a Transport that could write after all)
-   sets `needs_round`, and one more round follows: nobody is left behind on a channel that goes idle.
+   What disturbs a round (a publish, a removal that moves a slot, a Transport that could write after all, a
+   backlog that takes more than one send) sets `needs_round`, and one more round follows: nobody is left behind on
+   a channel that goes idle.
    `offered` grows only when a round ends.
 2. While Python has control each cursor is at a frame boundary: a slice's partial writes are settled,
    the rest of the frame handed to the Transport, before anything else may run.
@@ -23,15 +24,12 @@ Invariants
 5. No user code runs inside a sweep, and no Python object is touched without the GIL.
 """
 
-import logging
-
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns, now_ns
-from fastbcast._compact cimport CompactLog, Entry
+from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport iovec
 from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
 from fastbcast._roster cimport Subscription
@@ -59,8 +57,6 @@ cdef enum:
     IOVEC_COUNT = 16            # pieces of one send; a lane with more segments takes several
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late
 
-_logger = logging.getLogger("fastbcast")
-
 
 cdef class Round(Tally):
     """The sweep of one channel, round after round."""
@@ -82,13 +78,16 @@ cdef class Round(Tally):
                 with nogil:
                     self.run_slice(deadline_ns, is_turn_end)
                 if self.sweeper.aside_count:
-                    self.settle()
+                    self.settle(deadline_ns)
                 if self.remaining == 0:
                     self._end_round()
                     if not self._begin_round():
                         return True
                 if now_ns() >= deadline_ns:
                     return False
+        except Exception:
+            self.needs_round = True
+            raise
         finally:
             self.sweeper.is_sweeping = False
 
@@ -110,6 +109,11 @@ cdef class Round(Tally):
         self.round_tail = self.log.tail
         self.round_began_ns = now
         return True
+
+    cdef int ask_for_round(self) except -1:
+        """Have one more round run at the end of this turn."""
+        self.needs_round = True
+        return self.sweeper.mark_dirty(self)
 
     cdef int _end_round(self) except -1:
         self.offered = self.round_tail
@@ -134,6 +138,7 @@ cdef class Round(Tally):
         cdef uint64_t sends = 0
         cdef uint64_t seq
         cdef uint64_t limit
+        cdef int compacted = 0
         cdef uint32_t index = self.position
         cdef Slot* slot
         cdef iovec[IOVEC_COUNT] pieces
@@ -151,6 +156,7 @@ cdef class Round(Tally):
             elif is_conflating and slot.place.is_compacted:
                 if slot.socket.state == WRITABLE:
                     self._set_aside(index, COMPACTED, 0)
+                    compacted += 1
             elif slot.socket.state == WRITABLE:
                 count = self.log.gather(slot.cursor, pieces, IOVEC_COUNT)
                 wanted = pieces[0].iov_len
@@ -169,8 +175,8 @@ cdef class Round(Tally):
                     delivered += seq - slot.seq
                     slot.seq = seq
                 if sent == wanted:
-                    if slot.cursor != tail:  # more pieces than one send takes: visit it again
-                        continue
+                    if slot.cursor != tail:  # more pieces than one send takes: the others come first
+                        self.needs_round = True
                 elif sent >= 0 or errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
                     self._set_aside(index, REFUSED, 0)
                 elif errno == EINTR:
@@ -192,7 +198,7 @@ cdef class Round(Tally):
             if index == self.count:
                 index = 0
             self.remaining -= 1
-            if self.sweeper.aside_count == ASIDE_CAPACITY:
+            if self.sweeper.aside_count == ASIDE_CAPACITY or compacted == SENDS_PER_CLOCK_READ:
                 break
             if sends % SENDS_PER_CLOCK_READ == SENDS_PER_CLOCK_READ - 1 and now_ns() >= deadline_ns:
                 break
@@ -224,11 +230,12 @@ cdef class Round(Tally):
         slot.cursor = self.log.start_of(seq)
         return 0
 
-    cdef int settle(self) except -1:
+    cdef int settle(self, uint64_t deadline_ns) except -1:
         """Finish what a slice set aside: rests first, then the dead, then those over their limit.
 
         Nothing here runs user code; the removals that follow from it move slots, so the indexes are
-        turned into subscriptions before the first of them.
+        turned into subscriptions before the first of them. Of those that read from the compact log each gets at
+        least one send, and more until the deadline.
         """
         cdef Subscription subscription
         cdef uint32_t i
@@ -252,11 +259,24 @@ cdef class Round(Tally):
         for subscription in refused:
             self._hand_over(subscription)
         for subscription, error in failed:
-            subscription.wire.owner._send_failed(error)
+            self._end(subscription, FAILED, error)
         for subscription in over_limit:
-            subscription.wire.owner._evict("slow_consumer")
+            self._end(subscription, OVER_LIMIT, 0)
         for subscription in compacted:
-            self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX)
+            self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
+        return 0
+
+    cdef int _end(self, Subscription subscription, Verdict verdict, int error) except -1:
+        """End the connection of a subscriber that is over its limit, or whose send failed with errno `error`."""
+        if not subscription.is_active:
+            return 0
+        try:
+            if verdict == OVER_LIMIT:
+                subscription.wire.owner._evict("slow_consumer")
+            else:
+                subscription.wire.owner._send_failed(error)
+        except Exception as failure:
+            self.sweeper.report("a client could not be closed", failure)
         return 0
 
     cdef int _hand_over(self, Subscription subscription) except -1:
@@ -264,12 +284,14 @@ cdef class Round(Tally):
         cdef Slot* slot = &self.slots[subscription.index]
         cdef uint64_t seq = slot.seq
         cdef uint64_t start = slot.cursor
+        if not subscription.is_active:
+            return 0
         slot.cursor = self.log.end_of(seq)
         slot.seq = seq + 1
         self._give(subscription, self.log.view(start, slot.cursor), seq, self.log.published_ns(seq))
-        if subscription.is_active and not subscription.place.rest_seq and slot.seq != self.log.next_seq:
-            self.needs_round = True  # it could write after all, so no `resume_writing` will come
-            self.sweeper.mark_dirty(self)
+        if subscription.is_active and not subscription.place.rest_seq \
+                and self.slots[subscription.index].seq != self.log.next_seq:
+            self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
 
     cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1:
@@ -280,15 +302,18 @@ cdef class Round(Tally):
             if subscription.wire.hand_over(rest):
                 subscription.place.rest_seq = seq
                 subscription.place.rest_ns = published_ns
-        except Exception:
-            _logger.exception("a Transport refused the rest of a frame; its connection is aborted")
-            subscription.wire.owner._send_failed(0)
+        except Exception as error:
+            self.sweeper.report("a Transport refused the rest of a frame; its connection is aborted", error)
+            self._end(subscription, FAILED, 0)
         return 0
 
     # Behind on a conflating channel.
 
-    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages) except -1:
-        """Send what a subscriber lacks from the compact log, at most `max_messages`, and follow it to the tail."""
+    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1:
+        """Send what a subscriber lacks from the compact log, at most `max_messages`, and follow it to the tail.
+
+        At the deadline, or at that many, what is left waits for one more round.
+        """
         cdef CompactLog compact = self.compact
         cdef iovec[IOVEC_COUNT] pieces
         cdef uint32_t[IOVEC_COUNT] indexes
@@ -296,7 +321,8 @@ cdef class Round(Tally):
         cdef Slot* slot
         cdef Entry entry
         cdef uint64_t left = max_messages
-        cdef ssize_t sent
+        cdef ssize_t sent = 0
+        cdef ssize_t frame_bytes
         cdef uint32_t i
         cdef int count
         cdef int k
@@ -305,19 +331,14 @@ cdef class Round(Tally):
         while subscription.is_active and subscription.wire.socket.state == WRITABLE:
             slot = &self.slots[subscription.index]
             count = 0
-            i = compact.find(slot.seq)
-            while i < compact.count and count < IOVEC_COUNT:
-                if compact.entries[i].frame != NULL:
-                    if <uint64_t>count == left:
-                        break
-                    pieces[count].iov_base = PyBytes_AS_STRING(<object>compact.entries[i].frame)
-                    pieces[count].iov_len = PyBytes_GET_SIZE(<object>compact.entries[i].frame)
-                    indexes[count] = i
-                    count += 1
-                i += 1
-            if count == 0 and i < compact.count:    # no more in this release
-                self.needs_round = True
-                self.sweeper.mark_dirty(self)
+            i = compact.find_live(slot.seq)
+            while i < compact.count and count < IOVEC_COUNT and <uint64_t>count < left:
+                pieces[count] = bytes_of(compact.entries[i].frame)
+                indexes[count] = i
+                count += 1
+                i = compact.live_from(i + 1)
+            if i < compact.count and (count == 0 or (left != max_messages and now_ns() >= deadline_ns)):
+                self.ask_for_round()
                 break
             if count == 0:
                 self._pass_over(slot, self.log.next_seq, compact.keyless)
@@ -345,10 +366,11 @@ cdef class Round(Tally):
                 slot.cursor = entry.end
                 slot.place.keyless = entry.keyless
                 left -= 1
-                if sent >= PyBytes_GET_SIZE(<object>entry.frame):
+                frame_bytes = pieces[k].iov_len
+                if sent >= frame_bytes:
                     self.counters.delivered_messages += 1
-                    self.counters.sent_bytes += <uint64_t>PyBytes_GET_SIZE(<object>entry.frame)
-                    sent -= PyBytes_GET_SIZE(<object>entry.frame)
+                    self.counters.sent_bytes += <uint64_t>frame_bytes
+                    sent -= frame_bytes
                 else:
                     self.counters.refused_sends += 1
                     self._give(subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.published_ns)

@@ -57,6 +57,7 @@ cdef class Sweeper:
     cdef bint is_relieving_logs, is_relieving_pinned
     cdef bint is_scheduled
     cdef bint is_sweeping               # guards against re-entry
+    cdef uint64_t turn_deadline_ns      # 0: not asked for in this turn of the loop
     # Set aside by the slice that runs, settled before anything else may run.
     cdef Aside[ASIDE_CAPACITY] asides
     cdef uint32_t aside_count
@@ -68,4 +69,7 @@ cdef class Sweeper:
     cdef int relieve_pinned(self) except -1
     cdef int mark_dirty_later(self, Sweepable channel, double seconds) except -1
     cdef int forget(self, Sweepable channel) except -1
+    cdef bint attempt(self, Sweepable channel, uint64_t deadline_ns, bint is_turn_end) except -1
+    cdef int report(self, str what, object error) except -1
+    cdef uint64_t turn_deadline(self) except 0
     cdef int _enqueue(self, Sweepable channel) except -1

@@ -8,13 +8,14 @@ Invariants
 
 1. A channel with something to send is dirty, and `run` is scheduled: a publish never waits for the next one.
 2. `run` gives the loop a turn after `slice_ns`; what is left goes on in the next turn, other channels first.
-3. A channel whose sweep fails does not stop the others.
+3. A channel whose sweep fails does not stop the others, nor is it left alone: it is tried again a little later.
 4. A hub has one sweeper, of one loop's thread; nothing here may be called from another (`check_thread`).
 5. The logs hold at most `max_log_bytes`, and one frame: who appends more has the slowest relieved of it.
 """
 
 import logging
 from collections import deque
+from functools import partial
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
@@ -34,6 +35,8 @@ cdef extern from *:
 
 # How soon an aborted Transport has let go of what it held.
 RELIEF_SECONDS = 0.01
+# When a sweep that failed is tried again.
+RETRY_SECONDS = 0.1
 
 _logger = logging.getLogger("fastbcast")
 
@@ -154,6 +157,8 @@ cdef class Sweeper:
             try:
                 self.counters.reliefs += 1
                 self.on_log_full()
+            except Exception as error:  # not the publisher's fault
+                self.report("freeing memory of the logs failed", error)
             finally:
                 self.is_relieving_logs = False
         return 0
@@ -167,6 +172,34 @@ cdef class Sweeper:
             self.on_pinned_full(self.ledger.pinned_bytes - self.max_pinned_bytes)
         return 0
 
+    cdef bint attempt(self, Sweepable channel, uint64_t deadline_ns, bint is_turn_end) except -1:
+        """Sweep `channel`; returns whether it is clean, or has failed and will be tried again."""
+        cdef bint is_clean
+        try:
+            is_clean = channel.sweep(deadline_ns, is_turn_end)
+            if FASTBCAST_CHECKED:
+                (<object>channel).check_invariants()
+            return is_clean
+        except Exception as error:
+            self.report(f"the sweep of channel {channel.name!r} failed", error)
+            self.mark_dirty_later(channel, RETRY_SECONDS)
+            return True
+
+    cdef int report(self, str what, object error) except -1:
+        """Log it in a turn of its own: a logging handler is user code, which must not run inside a sweep."""
+        self.loop.call_soon(partial(_logger.error, what, exc_info=error))
+        return 0
+
+    cdef uint64_t turn_deadline(self) except 0:
+        """Until when sockets that became writable in this turn are served at once: one slice for all of them."""
+        if self.turn_deadline_ns == 0:
+            self.turn_deadline_ns = now_ns() + self.slice_ns
+            self.loop.call_soon(self._turn_is_over)
+        return self.turn_deadline_ns
+
+    def _turn_is_over(self):
+        self.turn_deadline_ns = 0
+
     def _relieved_pinned(self):
         self.is_relieving_pinned = False
         self.relieve_pinned()  # several may have held the same
@@ -175,19 +208,11 @@ cdef class Sweeper:
         """Sweep the dirty channels in turn until all are clean or the slice's time is up."""
         cdef Sweepable channel
         cdef uint64_t deadline = now_ns() + self.slice_ns
-        cdef bint is_clean
         self.is_scheduled = False
         self.counters.slices += 1
         while self.dirty:
             channel = self.dirty.popleft()
-            try:
-                is_clean = channel.sweep(deadline, True)
-                if FASTBCAST_CHECKED:
-                    (<object>channel).check_invariants()
-            except Exception:
-                _logger.exception("the sweep of channel %r failed", channel.name)
-                is_clean = True
-            if is_clean:
+            if self.attempt(channel, deadline, True):
                 channel.is_dirty = False
             else:
                 self.dirty.append(channel)

@@ -11,6 +11,7 @@ cdef struct Fate:
     uint32_t subscribers        # when it was published
     uint32_t conflated, skipped, evicted, left
     bint has_key
+    uint32_t waiting            # index of a slot that waited for it when last asked: likely still does
     PyObject* flush             # borrowed: its owner; NULL in the newest message's
     Fate* next
     Fate* previous
@@ -35,3 +36,4 @@ cdef class Tally(Roster):
     cdef int check_flushes(self) except -1
     cdef int _count_loss(self, Slot* slot, Fate* fate, uint32_t* counter) noexcept
     cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept
+    cdef bint _is_awaited(self, Fate* fate) noexcept

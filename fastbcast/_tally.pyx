@@ -128,7 +128,7 @@ cdef class Tally(Roster):
         cdef uint32_t pending = 0
         cdef uint32_t i
         flush.leave()
-        flush.on_done = None  # it knows the Flush: a cycle, which would keep the channel
+        flush.on_done = None
         for i in range(self.count):
             self._count_loss(&self.slots[i], fate, &pending)
         return (
@@ -154,17 +154,31 @@ cdef class Tally(Roster):
         return slot.place.rest_seq == fate.seq and fate.seq != 0
 
     cdef int check_flushes(self) except -1:
-        cdef Fate* fate = self.newest.next
+        """Call `on_done` of those that wait for nothing."""
+        cdef Fate* fate
         cdef Flush flush
-        cdef uint32_t i
+        cdef list done
+        if self.newest.next == NULL:
+            return 0
+        done = []   # all of them first: a call may drop others, and with them links of the list
+        fate = self.newest.next
         while fate != NULL:
             flush = <Flush>fate.flush
+            if flush.on_done is not None and not self._is_awaited(fate):
+                done.append(flush)
             fate = fate.next
+        for flush in done:
             if flush.on_done is not None:
-                for i in range(self.count):
-                    if self._is_waiting_for(&self.slots[i], &flush.fate):
-                        break
-                else:
-                    on_done, flush.on_done = flush.on_done, None
-                    on_done()
+                on_done, flush.on_done = flush.on_done, None
+                on_done()
         return 0
+
+    cdef bint _is_awaited(self, Fate* fate) noexcept:
+        cdef uint32_t i
+        if fate.waiting < self.count and self._is_waiting_for(&self.slots[fate.waiting], fate):
+            return True
+        for i in range(self.count):
+            if self._is_waiting_for(&self.slots[i], fate):
+                fate.waiting = i
+                return True
+        return False

@@ -21,7 +21,7 @@ cdef class Wire:
     cdef object accepted_socket         # what picows may ask the options of; only until the handshake is done
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
-    # Bytes of log segments that the Transport holds a view of, until `resume`.
+    # Capacity of the segments that the Transport holds a view of, until `resume`.
     cdef readonly Py_ssize_t pinned_bytes
     # Direct frames written while PAUSED: at least those that still wait, at most `max_direct_bytes`.
     cdef Py_ssize_t direct_bytes

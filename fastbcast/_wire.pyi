@@ -4,8 +4,6 @@ from typing import Any, Protocol
 
 from typing_extensions import Buffer, Self, disjoint_base
 
-COPIED_REST_BYTES: int
-
 class _Owner(Protocol):
     # What this module and the fan-out ask of a client.
     @property

@@ -23,10 +23,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
 from fastbcast._clock cimport coarse_ns
-
-# A rest up to this size is copied. A view would keep its whole segment, which is about as large.
-COPIED_REST_BYTES = 65536
-cdef Py_ssize_t _copied_rest_bytes = COPIED_REST_BYTES
+from fastbcast._log cimport COPIED_REST_BYTES, Segment
 
 
 cdef class Wire:
@@ -46,16 +43,16 @@ cdef class Wire:
         return self.socket.state == PAUSED
 
     cdef bint hand_over(self, object rest) except -1:
-        """Give the Transport the rest of a frame, a view; returns whether it had to keep any of it.
+        """Give the Transport the rest of a frame, a view of a Segment; returns whether it had to keep any of it.
 
         Also right when the kernel took nothing of the frame: only a Transport that holds something
         waits for the socket to become writable.
         """
         cdef Py_ssize_t rest_bytes = len(rest)
-        if rest_bytes <= _copied_rest_bytes:
+        if rest_bytes <= COPIED_REST_BYTES:
             rest = bytes(rest)
         else:
-            self.pinned_bytes += rest_bytes
+            self.pinned_bytes += (<Segment>rest.obj).capacity
         self._write(rest, rest_bytes)
         if self.socket.state == WRITABLE:
             self.pinned_bytes = 0

@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ._compact import check_key
+from ._compact import measure_key
 from ._fanout import Fanout
 from ._frames import encode
 from ._policy import Policy
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Hub"]
 
 _logger = logging.getLogger("fastbcast")
+
+QUEUED_MESSAGE_BYTES = 128
+"""What a message that `publish_threadsafe` queues takes beside its frame and its key."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -62,27 +65,35 @@ class Channel(Fanout):
         return _Asked([self], seq).wait(timeout)
 
 
+class _Countdown:
+    """Is over when it has counted `left` down to 0. Knows nobody, so that nothing keeps who asked."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.over = asyncio.Event()
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.over.set()
+
+
 class _Asked:
     """Somebody waits for what becomes of the newest messages of some channels."""
 
     def __init__(self, channels: Iterable[Channel], seq: int | None) -> None:
-        self._done = asyncio.Event()
-        self._flushes = [(channel, channel._flush(seq, self._count_down)) for channel in channels]
-        self._waiting = len(self._flushes)
-        for channel, _ in self._flushes:
+        channels = list(channels)
+        self._countdown = _Countdown(len(channels))
+        self._flushes = [(channel, channel._flush(seq, self._countdown.count)) for channel in channels]
+        for channel in channels:
             channel._check_flushed()
-
-    def _count_down(self) -> None:
-        self._waiting -= 1
-        if self._waiting == 0:
-            self._done.set()
 
     async def wait(self, timeout: float | None) -> Flushed:
         counts: list[tuple[int, ...]] = [Flushed()]
         try:
-            if self._waiting:
+            if self._countdown.left:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._done.wait(), timeout)
+                    await asyncio.wait_for(self._countdown.over.wait(), timeout)
         finally:
             counts += [channel._finish_flush(flush) for channel, flush in self._flushes]
         return Flushed(*map(sum, zip(*counts, strict=True)))
@@ -210,15 +221,14 @@ class Hub:
         """
         if not isinstance(channel, str):
             raise TypeError(f"a channel's name must be str, got {type(channel).__name__}")
-        if key is not None:
-            check_key(key)
         frame = encode(message, text, self.max_message_bytes)
+        size = QUEUED_MESSAGE_BYTES + len(frame) + (0 if key is None else measure_key(key))
         with self._queue_lock:
-            if self._queued_bytes + len(frame) > self.options.max_threadsafe_bytes:
+            if self._queued_bytes + size > self.options.max_threadsafe_bytes:
                 raise PublishQueueFull(self._queued_bytes, self.options.max_threadsafe_bytes)
             is_first = not self._queue
             self._queue.append((channel, frame, key))
-            self._queued_bytes += len(frame)
+            self._queued_bytes += size
         if is_first and self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to get it
                 self.loop.call_soon_threadsafe(self._take_queue)
@@ -242,7 +252,12 @@ class Hub:
         return _Asked(self.channels(), None).wait(timeout)
 
     def forget(self, channel: str, key: Key) -> bool:
-        """Drop the newest message of `key` on a conflating channel; returns whether there was one."""
+        """Drop the newest message of `key` on a conflating channel; returns whether there was one.
+
+        Raises TypeError if `key` cannot be one, and WrongThread.
+        """
+        measure_key(key)
+        self.check_thread("forget")
         found = self._channels.get(channel)
         return found is not None and found.forget(key)
 

@@ -12,11 +12,14 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._client import Client
     from .hub import Channel
+
+_logger = logging.getLogger("fastbcast")
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 4
@@ -39,6 +42,7 @@ class Watch:
 
     def add(self, client: Client) -> None:
         """Watch `client`, whose socket is full."""
+        self._clients.pop(client, None)     # blocked anew: the last of those that were blocked
         self._clients[client] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
@@ -58,7 +62,10 @@ class Watch:
         behind: set[Channel] = set()
         for client in paused:
             if client._stalled_seconds() >= self._stall_seconds:
-                client._evict("stalled")
+                try:
+                    client._evict("stalled")
+                except Exception:   # it is one client's: the others are looked at all the same
+                    _logger.exception("a client that takes nothing could not be closed")
             else:
                 behind.update(client._channels_behind())
         for channel in behind:

@@ -66,6 +66,14 @@ def parse_frames(data):
     return frames, bytes(data)
 
 
+def key_bytes(key):
+    if isinstance(key, int):
+        return 1 + key.bit_length() // 8
+    # PEP 393: as many bytes a character as the largest needs.
+    width = 1 if isinstance(key, bytes) or max(key, default="") < "\u0100" else 2 if max(key) < "\U00010000" else 4
+    return width * len(key)
+
+
 class CompactLog:
     """A list of (seq, key, frame), and a walk through all of it for every question."""
 
@@ -74,13 +82,9 @@ class CompactLog:
         self.max_snapshot_bytes = max_snapshot_bytes
         self.entries = []
 
-    @staticmethod
-    def key_len(key):
-        return 1 + key.bit_length() // 8 if isinstance(key, int) else len(key)
-
     def keyed_bytes(self, entries=None):
         entries = self.entries if entries is None else entries
-        return sum(len(frame) + 96 + self.key_len(key) for _, key, frame in entries if key is not None)
+        return sum(len(frame) + 96 + key_bytes(key) for _, key, frame in entries if key is not None)
 
     def keyless_bytes(self):
         return sum(len(frame) + 96 for _, key, frame in self.entries if key is None)
@@ -177,9 +181,6 @@ class Channel:
 
     def kept_bytes(self, newest=None):
         """What the newest message of every key takes."""
-        def key_bytes(key):
-            return 1 + key.bit_length() // 8 if isinstance(key, int) else len(key)
-
         return sum(
             message.frame_bytes + self.ENTRY_BYTES + key_bytes(key)
             for key, message in (self.newest if newest is None else newest).items()

@@ -103,7 +103,9 @@ def test_max_keys_may_be_reached_and_not_passed():
     assert log.keys == 2
 
 
-@pytest.mark.parametrize(("key", "key_bytes"), [("abc", 3), (b"abc", 3), ("", 0), (5, 1), (256, 2), (-1, 1)])
+@pytest.mark.parametrize(("key", "key_bytes"), [
+    ("abc", 3), ("\xfc", 1), ("a\u20ac", 4), ("a\U0001f600", 8), (b"abc", 3), ("", 0), (5, 1), (256, 2), (-1, 1),
+])
 def test_max_snapshot_bytes_may_be_reached_and_not_passed(key, key_bytes):
     """It holds frames, keys, and 96 bytes for each."""
     log = make(max_snapshot_bytes=100 + key_bytes + ENTRY_BYTES)

@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import seconds
+from conftest import TIMEOUT_SCALE, seconds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, serving
@@ -506,13 +506,13 @@ async def play(schedule):
 RANDOMLY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-@settings(RANDOMLY, max_examples=250)
+@settings(RANDOMLY, max_examples=round(250 / TIMEOUT_SCALE))
 @given(schedule=schedules(["evict", "skip", "latest", "conflate"]))
 def test_any_schedule_leaves_each_client_with_what_the_policies_promise(run, schedule):
     run(play(schedule))
 
 
-@settings(RANDOMLY, max_examples=25)
+@settings(RANDOMLY, max_examples=round(25 / TIMEOUT_SCALE))
 @given(schedule=schedules(["paced", "skip"]))
 def test_any_schedule_keeps_the_promises_under_a_limit_of_the_rate(run, schedule):
     run(play(schedule))

@@ -81,16 +81,16 @@ def test_publish_threadsafe_wakes_a_loop_that_has_nothing_to_do(run):
 
 def test_publish_threadsafe_raises_when_its_queue_is_full_and_loses_nothing_that_it_took(run):
     async def scenario():
-        hub = Hub(max_threadsafe_bytes=1000)
+        hub = Hub(max_threadsafe_bytes=100 * (128 + 10 + 2))
         async with connections(hub, "/") as (raw, _):
             for _ in range(2):  # the second time: the queue is empty again
                 taken = []
                 with pytest.raises(PublishQueueFull) as caught:
                     while True:
-                        hub.publish_threadsafe("default", f"{len(taken):08}")
+                        hub.publish_threadsafe("default", f"{len(taken):08}", key="ab")
                         taken.append(b"%08d" % len(taken))
-                assert len(taken) == 100  # 10 bytes each, with the header
-                assert (caught.value.queued_bytes, caught.value.max_queued_bytes) == (1000, 1000)
+                assert len(taken) == 100  # 10 bytes each, with the header, a key of 2, and what an entry takes
+                assert (caught.value.queued_bytes, caught.value.max_queued_bytes) == (14_000, 14_000)
                 assert isinstance(caught.value, FastbcastError)
                 assert await raw.read_payloads(100) == taken
 

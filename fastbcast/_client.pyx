@@ -270,9 +270,9 @@ cdef class Client(WSListener):
         return self.wire.stalled_ns(coarse_ns()) / 1e9
 
     @property
-    def _pinned_bytes(self):
-        """What the Transport holds views of."""
-        return self.wire.pinned_bytes
+    def _viewed(self):
+        """The Segment that the Transport was given a view of and that is still in memory, or None."""
+        return None if self.wire.viewed is None else self.wire.viewed()
 
     def _channels_behind(self):
         """The channels that have messages for this client which it was not sent."""

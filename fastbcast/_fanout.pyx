@@ -119,9 +119,10 @@ cdef class Fanout(Round):
     def forget(self, key):
         """Drop a key's newest message, where it still waits for somebody; returns whether there was one.
 
-        Only a channel that conflates keeps keys. Raises WrongThread.
+        Only a channel that conflates keeps keys. Raises TypeError if `key` cannot be one, and WrongThread.
         """
         self.sweeper.check_thread("forget")
+        key_len(key)
         return self.compact is not None and self.compact.forget(key)
 
     # Subscribing.

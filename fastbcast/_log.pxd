@@ -41,7 +41,8 @@ cdef enum:
 cdef class Segment:
     # Set once; immutable bytes as soon as they are written.
     cdef uint8_t* data
-    cdef Py_ssize_t capacity
+    cdef readonly Py_ssize_t capacity
+    cdef object __weakref__
     # Views that are out (a Transport's): while there are any the memory is not written again.
     cdef Py_ssize_t exports
     # Set when the log drops a segment that has views: who is told when the last one is released.

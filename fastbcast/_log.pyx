@@ -67,6 +67,11 @@ cdef class Segment:
     def __dealloc__(self):
         free(self.data)
 
+    @property
+    def is_pinned(self):
+        """Whether only views keep it."""
+        return self.pinned_in is not None
+
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.data, self.capacity, 1, flags)
         self.exports += 1

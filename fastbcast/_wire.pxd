@@ -21,8 +21,8 @@ cdef class Wire:
     cdef object accepted_socket         # what picows may ask the options of; only until the handshake is done
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
-    # Capacity of the segments that the Transport holds a view of, until `resume`.
-    cdef readonly Py_ssize_t pinned_bytes
+    # Weak reference to the Segment that the Transport was given a view of, until `resume`; None: it was not.
+    cdef object viewed
     # Direct frames written while PAUSED: at least those that still wait, at most `max_direct_bytes`.
     cdef Py_ssize_t direct_bytes
     cdef Py_ssize_t max_direct_bytes

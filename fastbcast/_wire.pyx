@@ -23,7 +23,9 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
 from fastbcast._clock cimport coarse_ns
-from fastbcast._log cimport COPIED_REST_BYTES, Segment
+from fastbcast._log cimport COPIED_REST_BYTES
+
+from weakref import ref
 
 
 cdef class Wire:
@@ -52,10 +54,10 @@ cdef class Wire:
         if rest_bytes <= COPIED_REST_BYTES:
             rest = bytes(rest)
         else:
-            self.pinned_bytes += (<Segment>rest.obj).capacity
+            self.viewed = ref(rest.obj)
         self._write(rest, rest_bytes)
         if self.socket.state == WRITABLE:
-            self.pinned_bytes = 0
+            self.viewed = None
         return self.socket.state == PAUSED
 
     cdef bint write_frame(self, bytes frame) except -1:
@@ -127,7 +129,7 @@ cdef class Wire:
     cdef int resume(self) except -1:
         """The Transport is empty again: send what waited for that."""
         cdef bytes pong = self.pending_pong
-        self.pinned_bytes = 0
+        self.viewed = None
         self.direct_bytes = 0
         if self.socket.state == PAUSED:
             self.socket.state = WRITABLE
@@ -154,7 +156,7 @@ cdef class Wire:
         """The connection is gone, and its fd may soon be another's."""
         self.socket.state = CLOSED
         self.socket.fd = -1
-        self.pinned_bytes = 0
+        self.viewed = None
         self.pending_pong = None
         self.transport = None
         self.owner = None

@@ -276,11 +276,17 @@ class Hub:
 
     def _relieve_pinned(self, excess_bytes: int) -> None:
         """Abort those that have been blocked for the longest, until Transports hold `excess_bytes` less."""
-        for client in self.watch.holders():
+        holders = self.watch.holders()
+        viewers = Counter(client._viewed for client in holders)
+        for client in holders:
+            segment = client._viewed
             if excess_bytes <= 0:
                 break
-            excess_bytes -= client._pinned_bytes
-            client._evict_now("pinned_full")
+            if segment is not None and segment.is_pinned:
+                viewers[segment] -= 1
+                if viewers[segment] == 0:   # only the last one's end frees it
+                    excess_bytes -= segment.capacity
+                client._evict_now("pinned_full")
 
     # Clients.
 

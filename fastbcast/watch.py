@@ -52,8 +52,8 @@ class Watch:
         return [client for client in self._clients if client.is_writing_paused]
 
     def holders(self) -> list[Client]:
-        """Return the clients whose Transports pin memory: those being closed first, then by when they were blocked."""
-        found = [client for client in self._clients if client._pinned_bytes]
+        """Return the clients whose Transports may pin memory: being closed, or else blocked for the longest, first."""
+        found = [client for client in self._clients if client._viewed is not None]
         return sorted(found, key=lambda client: client.is_writing_paused)
 
     def _tick(self) -> None:

@@ -101,9 +101,13 @@ async def end_turn():
 
 
 def read_some(raw, size):
-    """Let `raw` take at most `size` bytes, if there are any."""
-    with contextlib.suppress(BlockingIOError):
-        raw.data += raw.sock.recv(size)
+    """Let `raw` take at most `size` bytes, if there are any; returns how many."""
+    try:
+        data = raw.sock.recv(size)
+    except BlockingIOError:
+        return 0
+    raw.data += data
+    return len(data)
 
 
 async def stall(hub, channel, size=16 * 1024):

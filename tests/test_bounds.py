@@ -257,6 +257,82 @@ def test_where_many_hold_the_same_frame_as_many_are_aborted_as_it_takes(run):
     run(scenario())
 
 
+def test_who_was_blocked_anew_is_the_last_of_those_that_are_aborted(run):
+    async def scenario():
+        hub = Hub(max_pinned_bytes=2 * MIB)
+        async with connections(hub, "/a", "/b", "/c", **BUFFERS) as pairs:
+            (raw, again), (_, first), _ = pairs
+
+            async def block(client):
+                hub.publish(client.channel, bytes(BIG))
+                await until(lambda: client.is_writing_paused)
+
+            await block(again)
+            await block(first)
+            assert await raw.read_payloads(1) == [bytes(BIG)]
+            await until(lambda: not again.is_writing_paused)
+            await block(again)
+            assert hub.watch.holders() == ([first, again] if pins() else [])
+
+    run(scenario())
+
+
+def test_no_more_are_aborted_than_it_takes(run):
+    """A view keeps a whole segment, which is larger than the rest of the frame in it."""
+
+    async def scenario():
+        frame_bytes = BIG + 10
+        hub = Hub(max_pinned_bytes=3 * frame_bytes - (frame_bytes - 5))
+        async with connections(hub, "/a", "/b", "/c", **BUFFERS) as pairs:
+            for _, client in pairs:
+                hub.publish(client.channel, bytes(BIG))
+                await until(lambda client=client: client.is_writing_paused)
+                await asyncio.sleep(0.02)
+            assert [client.is_open for _, client in pairs] == [not pins(), True, True]
+
+    run(scenario())
+
+
+def test_large_frames_of_keys_that_slow_clients_hold_are_counted_and_bounded(run):
+    """Each of them is cut in another message of the same key."""
+
+    async def scenario():
+        hub = Hub(max_pinned_bytes=4 * MIB)
+        hub.configure("x", policy="conflate")
+        async with connections(hub, *["/x"] * 20, **BUFFERS) as pairs:
+            largest = 0
+            for number in range(40):
+                hub.publish("x", message(number, BIG), key="k")
+                await asyncio.sleep(0.02)
+                raw, client = pairs[number % 20]
+                if client.is_open:
+                    await raw.read_payloads(1)
+                    await until(lambda client=client: client.lag.messages <= 1 or not client.is_open)
+                largest = max(largest, hub.stats()["pinned_bytes"])
+                assert hub.stats()["pinned_bytes"] <= 4 * MIB + BIG + KIB
+            assert (largest > 3 * MIB) is pins()
+            check(hub)
+
+    run(scenario())
+
+
+def test_clients_that_share_a_large_frame_of_a_key_and_read_are_left_alone(run):
+    async def scenario():
+        hub = Hub(max_pinned_bytes=MIB)
+        hub.configure("x", policy="conflate")
+        async with connections(hub, *["/x"] * 20, **BUFFERS) as pairs:
+            for number in range(5):
+                hub.publish("x", message(number, BIG), key="k")
+                await until(lambda: all(client.is_writing_paused for _, client in pairs))
+                assert hub.stats()["pinned_bytes"] <= BIG + KIB
+                for raw, _ in pairs:
+                    assert await raw.read_payloads(1) == [message(number, BIG)]
+                await until(lambda: not any(client.is_writing_paused for _, client in pairs))
+            assert all(client.is_open and client.missed == (0, 0) for _, client in pairs)
+
+    run(scenario())
+
+
 def test_over_max_pinned_bytes_who_is_being_closed_goes_before_who_has_only_just_stopped_reading(run):
     async def scenario():
         hub = Hub(max_pinned_bytes=MIB)

@@ -82,6 +82,42 @@ class CompactLogMachine(RuleBasedStateMachine):
 TestCompactLog = CompactLogMachine.TestCase
 
 
+def test_a_frame_that_a_transport_may_hold_is_counted_until_it_lets_go():
+    ledger = Ledger()
+    log = CompactLog(ledger, max_keys=10, max_snapshot_bytes=10**6)
+    frames = [bytes([number]) * 70_000 for number in range(4)]
+    log.put(1, 1, "a", frames[0])
+    log.put(2, 2, None, frames[1])
+    log.put(3, 3, "b", frames[2])
+    views = [log.view(seq) for seq in (1, 2, 3, 3)]
+    assert ledger.pinned_bytes == 0
+    log.put(4, 4, "a", frames[3])           # superseded
+    assert ledger.pinned_bytes == 70_000
+    log.drop(5, 0)
+    assert ledger.pinned_bytes == 140_000
+    assert log.read(0) == [(3, frames[2]), (4, frames[3])]
+    assert ledger.log_bytes == 2 * (70_000 + ENTRY_BYTES + 1)
+    del log                                 # the channel is gone
+    assert (ledger.log_bytes, ledger.keyed_bytes, ledger.pinned_bytes) == (0, 0, 210_000)
+    assert [bytes(view) for view in views] == [frames[0], frames[1], frames[2], frames[2]]
+    while views:
+        views.pop()
+    assert ledger.pinned_bytes == 0
+
+
+@pytest.mark.parametrize("key", [None, 1.5, ["a"], ("a",), object()])
+def test_what_cannot_be_a_key_cannot_be_forgotten_either(key):
+    hub = Hub()
+    hub.configure("x", policy="conflate")
+    channel = hub.channel("x")
+    for forget in (CompactLog(Ledger(), max_keys=1, max_snapshot_bytes=1).forget, channel.forget):
+        with pytest.raises(TypeError, match="a key must be"):
+            forget(key)
+    for name in ("x", "no such channel"):
+        with pytest.raises(TypeError, match="a key must be"):
+            hub.forget(name, key)
+
+
 # Bounds.
 
 

@@ -157,6 +157,27 @@ def test_more_keys_than_one_send_takes_all_come_in_order(run):
 # Messages without a key.
 
 
+def test_a_long_way_to_catch_up_is_cut_into_slices(run):
+    """Else a client with many keys to get would keep everybody waiting."""
+
+    async def scenario():
+        hub = Hub(slice_seconds=0.0001)
+        hub.configure("x", policy="conflate", max_messages_per_second=10**6)
+        async with connections(hub, "/x") as (raw, _):
+            count = 4000
+            for number in range(1, count + 1):
+                hub.publish("x", numbered(number, 100), key=number)
+            turns = 0
+            while hub.stats()["delivered_messages"] < count:
+                await end_turn()
+                turns += 1
+                read_some(raw, 1 << 20)
+            assert turns > 2
+            assert numbers(await raw.read_payloads(count)) == [*range(1, count + 1)]
+
+    run(scenario())
+
+
 def test_messages_without_a_key_are_all_kept_among_those_with_one(run):
     async def scenario():
         hub = make_hub()

@@ -24,6 +24,7 @@ def make_hub(max_messages_per_second, **settings):
         (10, 4, 0.3),       # one every 100 ms
         (20, 5, 0.2),       # one every 50 ms
         (100, 16, 0.15),    # five every 50 ms
+        (30, 5, 0.13),      # two every 67 ms
         (2.5, 2, 0.4),
     ],
 )
@@ -41,17 +42,21 @@ def test_messages_come_at_most_so_often(run, per_second, count, least_seconds):
     run(scenario())
 
 
-def test_a_release_brings_all_that_it_may_at_once(run):
+@pytest.mark.parametrize(("per_second", "at_once"), [(100, 5), (30, 2), (21, 2), (20, 1), (1, 1)])
+def test_a_release_brings_all_that_it_may_at_once(run, per_second, at_once):
+    """And releases come at most 20 times a second."""
+
     async def scenario():
-        hub = make_hub(100)
+        hub = make_hub(per_second)
         async with connections(hub, "/x", "/x") as [(one, _), (two, _)]:
-            for number in range(12):
+            count = 2 * at_once
+            for number in range(count):
                 hub.publish("x", b"%d" % number)
             await end_turn()
-            assert (hub.stats()["sends"], hub.stats()["delivered_messages"]) == (2, 2 * 5)
+            assert (hub.stats()["sends"], hub.stats()["delivered_messages"]) == (2, 2 * at_once)
             for raw in (one, two):
-                assert await raw.read_payloads(12) == [b"%d" % number for number in range(12)]
-            assert hub.stats()["sends"] == 2 * 3
+                assert await raw.read_payloads(count) == [b"%d" % number for number in range(count)]
+            assert hub.stats()["sends"] == 2 * 2
 
     run(scenario())
 

@@ -4,9 +4,21 @@ import asyncio
 import os
 import socket
 
+import pytest
 from raw_client import RawClient, serving
 from reference import BINARY, CLOSE, PING, PONG, TEXT, encode_frame
-from support import check, client_of, stall, until
+from support import (
+    POLICIES,
+    SMALL_BUFFERS,
+    check,
+    client_of,
+    connections,
+    fall_behind,
+    numbered,
+    numbers,
+    stall,
+    until,
+)
 
 import fastbcast
 
@@ -105,6 +117,31 @@ def test_pongs_direct_messages_and_close_come_at_frame_boundaries(run):
             assert frames[0].payload in (b"are you there", b"and now") or frames[0].opcode == CLOSE
 
     run(main())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_busy_channel_does_not_keep_a_quiet_one_from_a_slow_client(run, policy):
+    """Whenever the socket has room again the busy one could fill it."""
+
+    async def scenario():
+        hub = fastbcast.Hub()
+        hub.configure("*", policy=policy, max_lag_bytes=10**8)
+        async with connections(hub, "/busy", **SMALL_BUFFERS) as (raw, client):
+            client.subscribe("quiet")
+            number = await fall_behind(hub, "busy", client)
+            hub.publish("quiet", b"quiet")
+            payloads = []
+            while b"quiet" not in payloads:
+                for _ in range(4):
+                    number += 1
+                    hub.publish("busy", numbered(number), key=number)
+                payloads += await raw.read_payloads(1)
+            assert len(payloads) < 20   # what was in the socket, and then a turn for each
+            while client.lag.messages:
+                payloads += await raw.read_payloads(1)
+            assert numbers(payload for payload in payloads if payload != b"quiet") == [*range(1, len(payloads))]
+
+    run(scenario())
 
 
 def test_of_many_pings_while_blocked_only_the_latest_is_answered(run):

@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 from ._log import Ledger
 
 RELIEF_SECONDS: float
+RETRY_SECONDS: float
 
 @disjoint_base
 class Counters:

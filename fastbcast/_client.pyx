@@ -149,6 +149,7 @@ cdef class Client(WSListener):
         """How far behind the client is, over all its channels: Lag(bytes, messages, seconds)."""
         cdef LagTotals totals
         cdef Subscription subscription
+        self.hub.check_thread("client.lag")
         memset(&totals, 0, sizeof(LagTotals))
         if self.subscriptions is not None:
             for subscription in self.subscriptions.values():
@@ -203,8 +204,8 @@ cdef class Client(WSListener):
         """Send `message` to this client alone; str as text, bytes-like as binary (or text with `text=True`).
 
         What its channels still have for it goes out first, unless it is behind, or a channel's limit of the rate
-        holds it back: then a direct message may overtake that backlog. Returns False, and sends nothing, if the client is on its way out. A client
-        that lets more than `max_direct_bytes` wait is closed with 1013.
+        holds it back: then a direct message may overtake that backlog. Returns False, and sends nothing, if the
+        client is on its way out. A client that lets more than `max_direct_bytes` wait is closed with 1013.
 
         Raises TypeError, ValueError, MessageTooBig as `publish` does, and WrongThread.
         """
@@ -220,8 +221,8 @@ cdef class Client(WSListener):
         """Close the connection: CLOSE with `code` and `reason`, then the peer has `close_seconds` to answer.
 
         What was published to its channels before goes out first, unless the client is behind; no limit of the rate
-        holds it back. Does nothing if it is closing already. Raises ValueError for a code that may not be sent (RFC 6455 section 7.4) or a
-        reason above 123 bytes.
+        holds it back. Does nothing if it is closing already. Raises ValueError for a code that may not be sent
+        (RFC 6455 section 7.4) or a reason above 123 bytes.
         """
         self.hub.check_thread("client.close")
         self._begin_close(code, reason, "application")
@@ -315,14 +316,13 @@ cdef class Client(WSListener):
         return 0
 
     cdef int _leave_all(self, bint is_evicted) except -1:
-        cdef dict subscriptions = self.subscriptions
         cdef Subscription subscription
+        while self.subscriptions:   # one that raises does not keep those behind it for ever
+            subscription = self.subscriptions.popitem()[1]
+            self.skipped += subscription.place.skipped
+            self.conflated += subscription.place.conflated
+            (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
         self.subscriptions = None
-        if subscriptions is not None:
-            for subscription in subscriptions.values():
-                (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
-                self.skipped += subscription.place.skipped
-                self.conflated += subscription.place.conflated
         return 0
 
     cdef int _catch_up_all(self, Occasion occasion) except -1:

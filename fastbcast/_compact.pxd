@@ -5,6 +5,8 @@ from fastbcast._log cimport Ledger, iovec
 
 
 cdef Py_ssize_t key_len(object key) except -1
+cdef object shareable(bytes frame)
+cdef iovec bytes_of(PyObject* frame) noexcept
 
 
 cdef struct Entry:
@@ -29,11 +31,12 @@ cdef class CompactLog:
     cdef Ledger ledger
     cdef Py_ssize_t max_keys, max_snapshot_bytes
 
-    cdef int admit(self, object key, object frame) except -1
+    cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1
     cdef int add(self, uint64_t seq, uint64_t end, object key, object frame) except -1
-    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1
+    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) noexcept
 
     cdef uint32_t find(self, uint64_t seq) noexcept nogil
+    # These shorten the way over dead entries for whoever asks next: only the loop's thread may.
     cdef uint32_t find_live(self, uint64_t seq) noexcept nogil
     cdef uint32_t live_from(self, uint32_t start) noexcept nogil
     cdef bint holds(self, uint64_t seq) noexcept nogil
@@ -44,7 +47,3 @@ cdef class CompactLog:
     cdef int _kill(self, uint32_t index) noexcept
     cdef int _grow(self) except -1
     cdef int _tidy(self) noexcept
-
-
-cdef object shareable(bytes frame)
-cdef iovec bytes_of(PyObject* frame) noexcept

@@ -36,7 +36,7 @@ from fastbcast.exceptions import KeysFull
 
 cdef enum:
     MIN_ENTRIES = 16
-    # What a message costs beside its frame: an Entry, and the bytes object's own.
+    # What a message costs beside its frame: an Entry, and what the bytes object or Segment itself takes.
     ENTRY_BYTES = 96
 
 
@@ -105,15 +105,12 @@ cdef class CompactLog:
         """How many keys there are."""
         return len(self.seqs)
 
-    cdef int admit(self, object key, object frame) except -1:
-        """Make room for a message, whose `frame` is `shareable`, or raise: KeysFull, TypeError, MemoryError.
-
-        Then nothing has changed.
-        """
+    cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1:
+        """Make room for one message, or raise: KeysFull, TypeError, MemoryError; then nothing has changed."""
         cdef Py_ssize_t grown_bytes
         cdef object seq
         if key is not None:
-            grown_bytes = cost(<PyObject*>frame)
+            grown_bytes = frame_bytes + ENTRY_BYTES
             seq = self.seqs.get(key)
             if seq is None:
                 grown_bytes += key_len(key)
@@ -132,7 +129,7 @@ cdef class CompactLog:
         return 0
 
     cdef int add(self, uint64_t seq, uint64_t end, object key, object frame) except -1:
-        """Add what `admit` has admitted: message `seq`, which ends at offset `end` of the log."""
+        """Add what `admit` has admitted, made `shareable`: message `seq`, which ends at offset `end` of the log."""
         cdef Py_ssize_t kept_bytes = cost(<PyObject*>frame)
         cdef object superseded = None
         if key is None:
@@ -219,7 +216,7 @@ cdef class CompactLog:
         self._tidy()
         return True
 
-    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) except -1:
+    cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) noexcept:
         """Drop messages without a key, the oldest first, before `before_seq`, until `kept_bytes` of them are left."""
         cdef Entry* entry
         cdef uint32_t i
@@ -287,9 +284,8 @@ cdef class CompactLog:
 
     def put(self, uint64_t seq, uint64_t end, key, bytes frame not None):
         """Admit and add a message."""
-        cdef object kept = shareable(frame)
-        self.admit(key, kept)
-        self.add(seq, end, key, kept)
+        self.admit(key, len(frame))
+        self.add(seq, end, key, shareable(frame))
 
     def drop(self, uint64_t before_seq, Py_ssize_t kept_bytes):
         """Drop messages without a key."""

@@ -90,18 +90,18 @@ cdef class Fanout(Round):
 
     def _publish_frame(self, bytes frame not None, key):
         """Queue a frame that `_frames.encode` made; returns its seq. TypeError or KeysFull for the key."""
-        cdef object kept
+        cdef bint is_kept = self.compact is not None and (self.count != 0 or key is not None)
+        cdef object kept = None
         cdef uint64_t seq
         self.sweeper.check_thread("publish")
         if key is not None:
             key_len(key)
-        if self.compact is not None and (self.count or key is not None):
+        if is_kept:
+            self.compact.admit(key, len(frame))
             kept = shareable(frame)
-            self.compact.admit(key, kept)
-            seq = self.log.append_frame(frame) if self.count else self.log.skip()
+        seq = self.log.append_frame(frame) if self.count else self.log.skip()
+        if is_kept:
             self.compact.add(seq, self.log.tail, key, kept)
-        else:
-            seq = self.log.append_frame(frame) if self.count else self.log.skip()
         return self._appended(seq, len(frame), key is not None)
 
     cdef uint64_t _appended(self, uint64_t seq, uint64_t frame_bytes, bint has_key) except 0:
@@ -264,7 +264,7 @@ cdef class Fanout(Round):
             elif slot.cursor <= middle:
                 self._jump(slot, self.log.tail - middle)
         for subscription in evicted:
-            (<Subscription>subscription).wire.owner._evict("log_full")
+            self.evict(subscription, "log_full")
         self.trim()
         if self.compact is not None:
             kept_bytes = 0 if is_last_resort else self.compact.keyless_bytes // 2

@@ -45,7 +45,7 @@ cdef class Segment:
     cdef object __weakref__
     # Views that are out (a Transport's): while there are any the memory is not written again.
     cdef Py_ssize_t exports
-    # Set when the log drops a segment that has views: who is told when the last one is released.
+    # Set when a log drops a segment that has views: who is told when the last one is released.
     cdef Ledger pinned_in
 
     cdef int drop(self, Ledger ledger) noexcept

@@ -77,7 +77,7 @@ cdef class Segment:
         self.exports += 1
 
     cdef int drop(self, Ledger ledger) noexcept:
-        """The log has no more use for it; only views may keep it."""
+        """The log, or compact log, has no more use for it; only views may keep it."""
         if self.exports:
             self.pinned_in = ledger
             ledger.pinned_bytes += self.capacity

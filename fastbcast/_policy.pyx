@@ -36,6 +36,7 @@ cdef class Policy:
     """What a channel allows its subscribers; made of ChannelOptions."""
 
     def __cinit__(self, options not None, uint64_t max_message_bytes):
+        cdef double per_second
         self.kind = CONFLATE if options.max_messages_per_second else KINDS[options.policy]
         self.max_message_bytes = max_message_bytes
         self.max_lag_bytes = options.max_lag_bytes
@@ -47,8 +48,9 @@ cdef class Policy:
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
         if options.max_messages_per_second:
-            self.messages_per_release = <uint64_t>ceil(min(options.max_messages_per_second, 1e12) / MAX_RELEASES_PER_SECOND)
-            self.release_ns = nanoseconds(self.messages_per_release / options.max_messages_per_second)
+            per_second = min(options.max_messages_per_second, 1e12)
+            self.messages_per_release = <uint64_t>ceil(per_second / MAX_RELEASES_PER_SECOND)
+            self.release_ns = nanoseconds(self.messages_per_release / per_second)
 
     cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil:
         """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""

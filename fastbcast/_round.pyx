@@ -15,7 +15,7 @@ Invariants
    What disturbs a round (a publish, a removal that moves a slot, a Transport that could write after all, a
    backlog that takes more than one send) sets `needs_round`, and one more round follows: nobody is left behind on
    a channel that goes idle.
-   `offered` grows only when a round ends.
+   `offered` is set when a round ends: to its tail, or to what the slot with such a backlog was offered.
 2. While Python has control each cursor is at a frame boundary: a slice's partial writes are settled,
    the rest of the frame handed to the Transport, before anything else may run.
 3. A lane holds at most max_lag_bytes + max_burst_bytes + max_unswept_bytes, and one frame, for subscribers
@@ -177,6 +177,7 @@ cdef class Round(Tally):
                 if sent == wanted:
                     if slot.cursor != tail:  # more pieces than one send takes: the others come first
                         self.needs_round = True
+                        self.round_tail = min(self.round_tail, slot.cursor)
                 elif sent >= 0 or errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
                     self._set_aside(index, REFUSED, 0)
                 elif errno == EINTR:
@@ -259,24 +260,29 @@ cdef class Round(Tally):
         for subscription in refused:
             self._hand_over(subscription)
         for subscription, error in failed:
-            self._end(subscription, FAILED, error)
+            self.fail(subscription, error)
         for subscription in over_limit:
-            self._end(subscription, OVER_LIMIT, 0)
+            self.evict(subscription, "slow_consumer")
         for subscription in compacted:
             self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
         return 0
 
-    cdef int _end(self, Subscription subscription, Verdict verdict, int error) except -1:
-        """End the connection of a subscriber that is over its limit, or whose send failed with errno `error`."""
-        if not subscription.is_active:
-            return 0
-        try:
-            if verdict == OVER_LIMIT:
-                subscription.wire.owner._evict("slow_consumer")
-            else:
+    cdef int evict(self, Subscription subscription, str cause) except -1:
+        """Close a subscriber's client because it does not keep up; what fails there does not keep the next one."""
+        if subscription.is_active:
+            try:
+                subscription.wire.owner._evict(cause)
+            except Exception as failure:
+                self.sweeper.report("a slow client could not be closed", failure)
+        return 0
+
+    cdef int fail(self, Subscription subscription, int error) except -1:
+        """The same for one whose send failed with errno `error`."""
+        if subscription.is_active:
+            try:
                 subscription.wire.owner._send_failed(error)
-        except Exception as failure:
-            self.sweeper.report("a client could not be closed", failure)
+            except Exception as failure:
+                self.sweeper.report("a lost client could not be closed", failure)
         return 0
 
     cdef int _hand_over(self, Subscription subscription) except -1:
@@ -284,8 +290,6 @@ cdef class Round(Tally):
         cdef Slot* slot = &self.slots[subscription.index]
         cdef uint64_t seq = slot.seq
         cdef uint64_t start = slot.cursor
-        if not subscription.is_active:
-            return 0
         slot.cursor = self.log.end_of(seq)
         slot.seq = seq + 1
         self._give(subscription, self.log.view(start, slot.cursor), seq, self.log.published_ns(seq))
@@ -304,7 +308,7 @@ cdef class Round(Tally):
                 subscription.place.rest_ns = published_ns
         except Exception as error:
             self.sweeper.report("a Transport refused the rest of a frame; its connection is aborted", error)
-            self._end(subscription, FAILED, 0)
+            self.fail(subscription, 0)
         return 0
 
     # Behind on a conflating channel.
@@ -356,7 +360,7 @@ cdef class Round(Tally):
                     continue
                 if errno != EAGAIN and errno != ENOBUFS and errno != ENOMEM:
                     self.counters.failed_sends += 1
-                    subscription.wire.owner._send_failed(errno)
+                    self.fail(subscription, errno)
                     break
                 sent = 0
             for k in range(count):

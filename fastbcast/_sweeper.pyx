@@ -6,7 +6,8 @@
 
 Invariants
 
-1. A channel with something to send is dirty, and `run` is scheduled: a publish never waits for the next one.
+1. A channel with something to send is dirty, and `run` is scheduled; or, if it has to wait (coalescing, a limit of
+   the rate, a sweep that failed), it has a timer. A publish never waits for the next one.
 2. `run` gives the loop a turn after `slice_ns`; what is left goes on in the next turn, other channels first.
 3. A channel whose sweep fails does not stop the others, nor is it left alone: it is tried again a little later.
 4. A hub has one sweeper, of one loop's thread; nothing here may be called from another (`check_thread`).

@@ -37,6 +37,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from ._client import Client
+    from ._log import Segment
     from .typing import Key, Message
 
 __all__ = ["Channel", "Hub"]
@@ -275,18 +276,21 @@ class Hub:
                     return
 
     def _relieve_pinned(self, excess_bytes: int) -> None:
-        """Abort those that have been blocked for the longest, until Transports hold `excess_bytes` less."""
-        holders = self.watch.holders()
-        viewers = Counter(client._viewed for client in holders)
-        for client in holders:
+        """Abort who has been blocked for the longest, and who shares its message, until `excess_bytes` are free."""
+        viewers: dict[Segment, list[Client]] = {}
+        for client in self.watch.holders():
             segment = client._viewed
+            if segment is not None and segment.is_pinned:
+                viewers.setdefault(segment, []).append(client)
+        for segment, clients in viewers.items():
             if excess_bytes <= 0:
                 break
-            if segment is not None and segment.is_pinned:
-                viewers[segment] -= 1
-                if viewers[segment] == 0:   # only the last one's end frees it
-                    excess_bytes -= segment.capacity
-                client._evict_now("pinned_full")
+            excess_bytes -= segment.capacity    # once all that share it are gone
+            for client in clients:
+                try:
+                    client._evict_now("pinned_full")
+                except Exception:
+                    _logger.exception("a slow client could not be aborted")
 
     # Clients.
 
@@ -358,7 +362,8 @@ class Hub:
     # Numbers.
 
     def stats(self) -> dict[str, Any]:
-        """Return the hub's numbers: counters since it was made, and what there is now."""
+        """Return the hub's numbers: counters since it was made, and what there is now. Raises WrongThread."""
+        self.check_thread("stats")
         channels = self.channels()
         return {
             "clients": len(self._clients),

@@ -86,7 +86,7 @@ class HubOptions:
     max_inbox_messages: int = 32
     """Messages that wait for an async handler before reading from the client is paused."""
     max_threadsafe_bytes: int = 16 * MIB
-    """What `publish_threadsafe` may queue, and 128 bytes for each message, before it raises PublishQueueFull."""
+    """What `publish_threadsafe` may queue (frames, keys, and 128 bytes for each message) before PublishQueueFull."""
     close_seconds: float = 5.0
     """How long a peer may take to take our CLOSE and to answer it before the connection is aborted."""
     slice_seconds: float = 0.002

@@ -44,8 +44,7 @@ class Watch:
         """Watch `client`, whose socket is full."""
         self._clients.pop(client, None)     # blocked anew: the last of those that were blocked
         self._clients[client] = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
+        self._set_timer()
 
     def clients(self) -> list[Client]:
         """Return the clients whose sockets are full now."""
@@ -57,19 +56,22 @@ class Watch:
         return sorted(found, key=lambda client: client.is_writing_paused)
 
     def _tick(self) -> None:
+        self._timer = None
         paused = self.clients()
         self._clients = dict.fromkeys([*paused, *self.holders()])
         behind: set[Channel] = set()
         for client in paused:
-            if client._stalled_seconds() >= self._stall_seconds:
-                try:
+            try:
+                if client._stalled_seconds() >= self._stall_seconds:
                     client._evict("stalled")
-                except Exception:   # it is one client's: the others are looked at all the same
-                    _logger.exception("a client that takes nothing could not be closed")
-            else:
-                behind.update(client._channels_behind())
+                else:
+                    behind.update(client._channels_behind())
+            except Exception:   # it is one client's: the others are looked at all the same
+                _logger.exception("a client that takes nothing could not be closed")
         for channel in behind:
             channel._judge()
-        self._timer = None
-        if self._clients:
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._clients:
             self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)

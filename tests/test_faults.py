@@ -1,10 +1,12 @@
 """What should not happen: a Transport or a part of the hub that raises. It hurts one client, and no publisher."""
 
 import asyncio
+import functools
 import logging
 import weakref
 
 import pytest
+from conftest import seconds
 from reference import CLOSE
 from support import SMALL_BUFFERS, check, connections, end_turn, fall_behind, fill, numbered, until
 
@@ -52,6 +54,10 @@ def break_writes(monkeypatch):
     return lambda *clients, start=b"": broken.update((client.remote_address, start) for client in clients)
 
 
+def run_on_asyncio(scenario):
+    asyncio.run(asyncio.wait_for(scenario(), seconds(30)))
+
+
 def test_a_transport_that_raises_costs_its_own_client_though_a_logging_handler_closes_others(on_log, break_writes):
     """Those others were set aside by the same slice: they are cut in a frame, and must get the rest of it."""
 
@@ -73,7 +79,7 @@ def test_a_transport_that_raises_costs_its_own_client_though_a_logging_handler_c
             assert all("Transport" in record.getMessage() and record.exc_info for record in records)
             check(hub)
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    run_on_asyncio(scenario)
 
 
 def test_a_stalled_client_that_cannot_be_closed_does_not_keep_the_others(on_log, break_writes):
@@ -88,7 +94,7 @@ def test_a_stalled_client_that_cannot_be_closed_does_not_keep_the_others(on_log,
             assert [client.disconnected.cause for _, client in pairs] == ["stalled"] * 2
             assert ["could not be closed" in record.getMessage() for record in records] == [True]
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    run_on_asyncio(scenario)
 
 
 def test_an_evicted_client_that_cannot_be_closed_does_not_stop_the_sweep(on_log, break_writes):
@@ -105,7 +111,7 @@ def test_an_evicted_client_that_cannot_be_closed_does_not_stop_the_sweep(on_log,
             assert [client.disconnected.cause for client in clients] == ["slow_consumer"] * 3
             assert ["could not be closed" in record.getMessage() for record in records] == [True]
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    run_on_asyncio(scenario)
 
 
 class Bug(Exception):
@@ -179,11 +185,21 @@ def test_flushes_may_be_dropped_by_what_another_one_does_when_it_is_done(run):
         async with connections(hub, "/x") as (raw, _):
             channel = hub.channel("x")
             channel.publish("1")
-            flushes = []
-            flushes += [channel._flush(None, flushes.clear) for _ in range(20)]
+            flushes, done = [], []
+
+            def finish(number):
+                done.append(number)
+                if flushes[number] is not None:
+                    channel._finish_flush(flushes[number])
+                if number == 10:
+                    flushes.clear()
+                    flushes.extend([None] * 20)
+
+            flushes += [channel._flush(None, functools.partial(finish, number)) for number in range(20)]
             channel._check_flushed()
+            assert done == []
             assert await raw.read_payloads(1) == [b"1"]
-            assert flushes == []
+            assert sorted(done) == [*range(20)]
             assert await channel.flushed() == Flushed(written=1)
             check(hub)
 

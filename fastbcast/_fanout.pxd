@@ -20,4 +20,3 @@ cdef class Fanout(Round):
     cdef int resume(self, Subscription subscription) except -1
 
     cdef int _sweep_now(self) except -1
-    cdef int _keeps_up(self, Subscription subscription) noexcept

@@ -20,7 +20,7 @@ from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport CompactLog, key_len, shareable
 from fastbcast._frames cimport Payload, acquire_payload, frame_len, make_frame, release_payload
 from fastbcast._log cimport Log
-from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Policy, Slot
+from fastbcast._policy cimport CONFLATE, EVICT, Policy, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
 from fastbcast._sweeper cimport Sweeper
@@ -123,7 +123,10 @@ cdef class Fanout(Round):
         """
         self.sweeper.check_thread("forget")
         key_len(key)
-        return self.compact is not None and self.compact.forget(key)
+        if self.compact is None or not self.compact.forget(key):
+            return False
+        self.check_flushes()
+        return True
 
     # Subscribing.
 
@@ -194,12 +197,13 @@ cdef class Fanout(Round):
             return 0
         seq = self.slots[subscription.index].seq
         if seq == self.log.next_seq:
-            return self._keeps_up(subscription)
+            return self.keeps_up(&subscription.place)
         if subscription.wire.socket.state != WRITABLE:
             return 0
         if occasion == ON_RESUME:
             deadline_ns = self.sweeper.turn_deadline()
         if now_ns() >= deadline_ns or (self.policy.release_ns and occasion != BEFORE_CLOSE):
+            self.has_returners = True
             return self.ask_for_round()
         if subscription.place.is_compacted:
             self.send_compacted(subscription, UINT64_MAX, deadline_ns)
@@ -211,6 +215,7 @@ cdef class Fanout(Round):
                 and self.slots[subscription.index].seq != self.log.next_seq
             ):
                 if now_ns() >= deadline_ns:
+                    self.has_returners = True
                     self.ask_for_round()
                     break
                 self.position = subscription.index
@@ -222,17 +227,10 @@ cdef class Fanout(Round):
                 if self.sweeper.aside_count:
                     self.settle(deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.next_seq:
-            self._keeps_up(subscription)
+            self.keeps_up(&subscription.place)
         if seq <= self.log.first_seq:
             self.trim()
         self.check_flushes()
-        return 0
-
-    cdef int _keeps_up(self, Subscription subscription) noexcept:
-        """It has everything: from here on it is sent every message, and its lag counts anew."""
-        subscription.place.judged_from = KEEPING_UP
-        subscription.place.soft_since_ns = 0
-        subscription.place.is_compacted = self.policy.release_ns != 0
         return 0
 
     cdef int resume(self, Subscription subscription) except -1:

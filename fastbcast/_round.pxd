@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._policy cimport Policy, Slot
+from fastbcast._policy cimport Place, Policy, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._sweeper cimport Counters, Verdict
 from fastbcast._tally cimport Tally
@@ -13,6 +13,7 @@ cdef class Round(Tally):
     # The round: see the module's docstring.
     cdef uint32_t position, remaining
     cdef bint needs_round
+    cdef bint has_returners             # some were behind, and are brought to the tail by rounds
     cdef uint64_t offered               # every slot has been offered the bytes before this
     cdef uint64_t round_tail            # the tail when the round began
     cdef uint64_t round_began_ns
@@ -25,6 +26,7 @@ cdef class Round(Tally):
     cdef int run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
     cdef int settle(self, uint64_t deadline_ns) except -1
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
+    cdef int keeps_up(self, Place* place) noexcept nogil
     cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
     cdef int _hand_over(self, Subscription subscription) except -1
     cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1

@@ -31,7 +31,7 @@ from libc.string cimport memset
 from fastbcast._clock cimport coarse_ns, now_ns
 from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport iovec
-from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
+from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Place, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
 from fastbcast._tally cimport Tally
@@ -87,6 +87,7 @@ cdef class Round(Tally):
                     return False
         except Exception:
             self.needs_round = True
+            self.sweeper.aside_count = 0
             raise
         finally:
             self.sweeper.is_sweeping = False
@@ -101,6 +102,7 @@ cdef class Round(Tally):
             if now < self.next_release_ns:
                 self.offered = self.log.tail
                 self.trim()
+                self.check_flushes()
                 self.sweeper.mark_dirty_later(self, (self.next_release_ns - now) / 1e9)
                 return False
             self.next_release_ns = now + self.policy.release_ns
@@ -117,6 +119,7 @@ cdef class Round(Tally):
 
     cdef int _end_round(self) except -1:
         self.offered = self.round_tail
+        self.has_returners = self.has_returners and self.needs_round
         self.counters.add_round(now_ns() - self.round_began_ns)
         self.trim()
         self.check_flushes()
@@ -175,7 +178,10 @@ cdef class Round(Tally):
                     delivered += seq - slot.seq
                     slot.seq = seq
                 if sent == wanted:
-                    if slot.cursor != tail:  # more pieces than one send takes: the others come first
+                    if slot.cursor == tail:
+                        if self.has_returners:
+                            self.keeps_up(slot.place)
+                    else:   # more pieces than one send takes: the others come first
                         self.needs_round = True
                         self.round_tail = min(self.round_tail, slot.cursor)
                 elif sent >= 0 or errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
@@ -207,6 +213,13 @@ cdef class Round(Tally):
         self.counters.delivered_messages += delivered
         self.counters.sent_bytes += sent_bytes
         self.counters.sends += sends
+        return 0
+
+    cdef int keeps_up(self, Place* place) noexcept nogil:
+        """A subscriber has everything: from here on it is sent every message, and its lag counts anew."""
+        place.judged_from = KEEPING_UP
+        place.soft_since_ns = 0
+        place.is_compacted = self.policy.release_ns != 0
         return 0
 
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil:

@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
@@ -48,6 +50,10 @@ QUEUED_MESSAGE_BYTES = 128
 """What a message that `publish_threadsafe` queues takes beside its frame and its key."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _measure_queued(frame: bytes, key: Key | None) -> int:
+    return QUEUED_MESSAGE_BYTES + len(frame) + (0 if key is None else measure_key(key))
 
 
 class Channel(Fanout):
@@ -223,7 +229,7 @@ class Hub:
         if not isinstance(channel, str):
             raise TypeError(f"a channel's name must be str, got {type(channel).__name__}")
         frame = encode(message, text, self.max_message_bytes)
-        size = QUEUED_MESSAGE_BYTES + len(frame) + (0 if key is None else measure_key(key))
+        size = _measure_queued(frame, key)
         with self._queue_lock:
             if self._queued_bytes + size > self.options.max_threadsafe_bytes:
                 raise PublishQueueFull(self._queued_bytes, self.options.max_threadsafe_bytes)
@@ -234,14 +240,20 @@ class Hub:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to get it
                 self.loop.call_soon_threadsafe(self._take_queue)
 
-    def _take_queue(self) -> None:
-        with self._queue_lock:
-            queue, self._queue, self._queued_bytes = self._queue, deque(), 0
-        for name, frame, key in queue:
+    def _take_queue(self, seconds: float | None = None) -> None:
+        """Publish what other threads have queued, for a slice of time; the rest in the next turn."""
+        end = time.monotonic() + (self.options.slice_seconds if seconds is None else seconds)
+        while self._queue:
+            if time.monotonic() >= end:
+                asyncio.get_running_loop().call_soon(self._take_queue)
+                break
+            with self._queue_lock:
+                name, frame, key = self._queue.popleft()
+                self._queued_bytes -= _measure_queued(frame, key)
             try:
                 self.channel(name)._publish_frame(frame, key)
-            except FastbcastError as error:
-                _logger.error("a message that publish_threadsafe had queued for %r is lost: %s", name, error)
+            except (FastbcastError, MemoryError) as error:
+                _logger.error("a message that publish_threadsafe had queued for %r is lost: %r", name, error)
 
     def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
         """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.
@@ -249,7 +261,7 @@ class Hub:
         With nobody too slow, it returns when the kernel has everything that was published before the call.
         """
         self.check_thread("flushed")
-        self._take_queue()
+        self._take_queue(math.inf)
         return _Asked(self.channels(), None).wait(timeout)
 
     def forget(self, channel: str, key: Key) -> bool:

@@ -366,6 +366,33 @@ def test_only_the_newest_message_may_be_asked_about_and_that_is_said_at_the_call
     run(scenario())
 
 
+@pytest.mark.parametrize("rate", [0, 0.1], ids=["blocked", "held back"])
+@pytest.mark.parametrize("lost", ["forgotten", "superseded"])
+def test_who_waits_for_a_message_that_is_lost_is_told_at_once(run, rate, lost):
+    async def scenario():
+        hub = Hub(stall_seconds=1000)
+        hub.configure("x", policy="conflate", max_messages_per_second=rate, soft_lag_seconds=1000)
+        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+            if rate:
+                hub.publish("x", "1")   # the next release is in 10 s
+                await end_turn()
+            else:
+                await fall_behind(hub, "x", client)
+            asked = asyncio.ensure_future(hub.channel("x").flushed(hub.publish("x", "lost", key="k")))
+            await end_turn()
+            assert not asked.done()
+            if lost == "forgotten":
+                assert hub.forget("x", "k")
+            else:
+                hub.publish("x", "newer", key="k")
+            for _ in range(5):
+                await end_turn()
+            assert asked.done()
+            assert asked.result() == Flushed(conflated=1)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("policy", ["evict", "conflate"])
 def test_what_becomes_of_a_message_inside_its_own_publish_is_counted(run, policy):
     """Each publish sweeps at once, and who is above a limit is dealt with before it returns."""

@@ -16,6 +16,7 @@ from support import (
     fall_behind,
     numbered,
     numbers,
+    read_some,
     stall,
     until,
 )
@@ -309,6 +310,37 @@ def test_a_client_that_has_caught_up_through_its_transport_has_its_burst_again(r
             assert hub.stats()["disconnects"] == {}
 
     run(main())
+
+
+def test_those_that_catch_up_all_at_once_have_their_burst_again(run):
+    """More than a slice can serve: rounds serve the others. What they get then must not be held against them later."""
+
+    async def scenario():
+        hub = fastbcast.Hub(slice_seconds=0.0001)
+        hub.configure("x", max_lag_bytes=200_000)
+        async with connections(hub, *["/x"] * 60, receive_buffer_bytes=100_000) as pairs:
+            clients = [client for _, client in pairs]
+
+            async def drain():
+                while any(client.lag.bytes for client in clients):
+                    for raw, _ in pairs:
+                        while read_some(raw, 1 << 20):
+                            raw.data = b""
+                    await asyncio.sleep(0)
+
+            hub.publish("x", bytes(1_000_000))
+            await until(lambda: all(client.is_writing_paused for client in clients))
+            for _ in range(2):
+                hub.publish("x", b"small")  # now they are judged
+                await asyncio.sleep(0)
+            await drain()
+            for _ in range(60):
+                hub.publish("x", bytes(50_000))
+            await drain()
+            await asyncio.sleep(0)
+            assert all(client.is_open for client in clients)
+
+    run(scenario())
 
 
 def test_a_peer_that_closes_its_side_and_never_reads_has_a_deadline(run):

@@ -97,6 +97,28 @@ def test_publish_threadsafe_raises_when_its_queue_is_full_and_loses_nothing_that
     run(scenario())
 
 
+def test_what_other_threads_have_queued_is_published_in_slices(run):
+    async def scenario():
+        hub = Hub(slice_seconds=0.0001)
+        async with connections(hub, "/") as (raw, _):
+            count = 20_000
+            for _ in range(count):
+                hub.publish_threadsafe("default", "x")
+            turns = 0
+            while hub.stats()["published_messages"] < count:
+                turns += 1
+                await asyncio.sleep(0)
+            assert turns > 3
+            assert await raw.read_payloads(count) == [b"x"] * count
+            for number in range(count):
+                hub.publish_threadsafe("default", str(number))
+            assert (await hub.flushed()).written == 1   # of the newest; nothing waits any more
+            assert hub.stats()["published_messages"] == 2 * count
+            assert await raw.read_payloads(count) == [str(number).encode() for number in range(count)]
+
+    run(scenario())
+
+
 def test_what_is_published_before_the_hub_is_bound_counts(run):
     async def scenario():
         hub = Hub()

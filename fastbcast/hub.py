@@ -253,7 +253,8 @@ class Hub:
             try:
                 self.channel(name)._publish_frame(frame, key)
             except (FastbcastError, MemoryError) as error:
-                _logger.error("a message that publish_threadsafe had queued for %r is lost: %r", name, error)
+                reason = str(error) or "no memory"
+                _logger.error("a message that publish_threadsafe had queued for %r is lost: %s", name, reason)
 
     def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
         """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.

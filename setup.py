@@ -19,6 +19,8 @@ from setuptools.command.build_ext import build_ext
 MODULES = [
     "_frames", "_log", "_compact", "_wire", "_policy", "_sweeper", "_roster", "_tally", "_round", "_fanout", "_client",
 ]
+if sys.platform == "linux":  # the load generator stands on epoll
+    MODULES += ["load._board", "load._audit", "load._crowd", "load._fleet"]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"
@@ -65,7 +67,7 @@ setup(
         [
             Extension(
                 f"fastbcast.{name}",
-                [f"fastbcast/{name}.pyx"],
+                [f"fastbcast/{name.replace('.', '/')}.pyx"],
                 extra_compile_args=COMPILE,
                 extra_link_args=LINK,
                 define_macros=MACROS,

@@ -1,0 +1,19 @@
+"""The load generator: thousands of real WebSocket clients, and a verdict on the server they talk to.
+
+    command.py      fastbcast load, fastbcast bench
+    plan.py         what a run is to do
+      -> crew.py            its processes, and who watches them
+        -> part.py          what one process does, phase by phase
+          -> connector.py   how a connection begins
+          -> _fleet.pyx     the loop without the GIL: what is published, and when
+             _crowd.pyx     thousands of clients: handshakes, reading, leaving
+             _audit.pyx     every message accounted for
+             _board.pyx     what the processes share: counts, histograms, how far each has come
+      -> timeline.py        the run as time passes
+      -> result.py          the figures, and what makes them invalid
+           machine.py, endpoints.py     what the kernel knows
+      -> table.py, report.py, progress.py   the figures, for people
+
+It works with any WebSocket server that sends what a client says to all clients of the same URL, or that only sends.
+Linux only: it stands on epoll. It needs the extra `load`: pip install 'fastbcast[load]'.
+"""

@@ -1,0 +1,459 @@
+"""Every message accounted for: what was published, and what each subscriber has of it.
+
+A message's payload says which one it is, so that every process can judge it, and needs nobody's word:
+
+    | stream: 4 hex | seq: 12 hex | intended time, ns: 16 hex | check: 8 hex | filler, the same in all ... |
+    '------------------------------ stamp (40 bytes) -----------------------'
+
+A stream is what one publisher sends, numbered from 0 in each. Publisher p is of channel p % channels, so a subscriber
+has a receipt for each stream of its channel.
+
+    receipt     0 ...... next_seq              all messages below it were received, or are in its gaps
+    stream      0 ... completed ... first ... sent
+                       |              '-- below: one steady subscriber at least has it
+                       '-- below: settled for all steady subscribers, in all processes
+
+A message is SETTLED for a subscriber when that one has it, or will not get it in order (it was passed over or given
+up), or has left. So a server that loses messages ends a run with a count of the missing, not with a hang.
+
+Invariants
+
+1. `passed` of a message is the number of steady subscribers here, now, whose next_seq is above it.
+2. A slot holds the newest message of its place that anybody here has seen or passed over; an older one's has gone,
+   and is judged by its check alone. Steady subscribers never need one that has gone (see _board.pyx, 3).
+3. `missing` is the sum of the lengths of all gaps of steady subscribers and guests, forgotten ones included.
+4. The usual message is the next one in order: a comparison with the slot, some counters, and nothing is allocated.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from fastbcast.load._board cimport Board, load_acquire, record, store_release
+from fastbcast.load._wire cimport scramble
+
+MIN_PAYLOAD_BYTES = STAMP_BYTES
+
+cdef enum:
+    # Of one subscriber and stream. Past it the oldest gap is forgotten: its messages stay missing for good.
+    MAX_GAPS = 1024
+
+cdef uint64_t UNJOINED = <uint64_t>-1
+cdef uint64_t NOBODY = <uint64_t>-1     # `settled` where there is no steady subscriber
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    /* A digit's value, or 0xFF. */
+    static inline unsigned fastbcast_hex_value(unsigned char digit) {
+        return digit >= '0' && digit <= '9' ? (unsigned)(digit - '0')
+             : digit >= 'a' && digit <= 'f' ? (unsigned)(digit - 'a' + 10) : 0xFFu;
+    }
+    static inline int fastbcast_read_hex(const unsigned char *text, int digits, uint64_t *value) {
+        unsigned bad = 0;
+        *value = 0;
+        for (int i = 0; i < digits; i++) {
+            unsigned digit = fastbcast_hex_value(text[i]);
+            bad |= digit & 0xF0;
+            *value = *value << 4 | (digit & 15);
+        }
+        return !bad;
+    }
+    static inline void fastbcast_write_hex(unsigned char *out, int digits, unsigned long long value) {
+        for (int i = 0; i < digits; i++)
+            out[i] = (unsigned char)"0123456789abcdef"[value >> (4 * (digits - 1 - i)) & 15];
+    }
+    """
+    bint read_hex "fastbcast_read_hex" (const uint8_t* text, int digits, uint64_t* value) noexcept nogil
+    void write_hex "fastbcast_write_hex" (uint8_t* out, int digits, uint64_t value) noexcept nogil
+
+
+cdef uint32_t check_of(uint64_t run_id, uint64_t stream, uint64_t seq, uint64_t intended_ns) noexcept nogil:
+    return <uint32_t>scramble(scramble(scramble(run_id ^ stream) ^ seq) ^ intended_ns)
+
+
+cdef class Audit:
+    """The audit of one process. All of it belongs to one thread."""
+
+    def __cinit__(self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, *rest, **more):
+        cdef uint64_t i, streams = board.streams
+        if payload_bytes < STAMP_BYTES:
+            raise ValueError(f"a message needs {STAMP_BYTES} bytes to say which it is, not {payload_bytes}")
+        if not 1 <= channels <= streams:
+            raise ValueError(f"each of {channels} channels needs a publisher, there are {streams}")
+        if process >= board.processes:
+            raise ValueError(f"there is no process {process}")
+        self.board = board
+        self.tally = &board.tallies[process]
+        self.process = process
+        self.channels = channels
+        self.payload_bytes = payload_bytes
+        self.streams = board.streams
+        self.slot_mask = board.slots - 1
+        self.sent = board.sent
+        self.measured_from = board.measured_from
+        self.first = board.first + process * streams
+        self.settled = board.settled + process * streams
+        self.slots = <Slot*>calloc(streams * board.slots, sizeof(Slot))
+        self.steady = <uint32_t*>calloc(channels, sizeof(uint32_t))
+        self.completed = <uint64_t*>calloc(streams, sizeof(uint64_t))
+        self.filler = <uint8_t*>calloc(payload_bytes - STAMP_BYTES + 1, 1)
+        if self.slots == NULL or self.steady == NULL or self.completed == NULL or self.filler == NULL:
+            raise MemoryError
+        for i in range(payload_bytes - STAMP_BYTES):
+            self.filler[i] = <uint8_t>(97 + i % 26)
+        for i in range(streams):
+            self.settled[i] = NOBODY
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.steady)
+        free(self.completed)
+        free(self.filler)
+
+    @property
+    def under_way(self) -> int:
+        """Messages that were published and are not settled, as of the last look. First process."""
+        cdef uint64_t total = 0, stream
+        for stream in range(self.streams):
+            total += self.sent[stream] - self.completed[stream]
+        return total
+
+    # Subscribers.
+
+    cdef int open_reader(self, Reader* reader, uint32_t kind, uint32_t channel) except -1:
+        """Begin to judge a subscriber. Steady ones come before the first message."""
+        cdef uint32_t position, positions = self._count_positions(channel)
+        if channel >= self.channels:
+            raise ValueError(f"there is no channel {channel}")
+        reader.receipts = <Receipt*>calloc(positions, sizeof(Receipt))
+        if reader.receipts == NULL:
+            raise MemoryError
+        reader.kind = kind
+        reader.channel = channel
+        for position in range(positions):
+            if kind == STEADY:
+                self.settled[channel + position * self.channels] = 0
+            elif kind == GUEST:
+                reader.receipts[position].next_seq = UNJOINED
+        if kind == STEADY:
+            self.steady[channel] += 1
+        return 0
+
+    cdef void close_reader(self, Reader* reader) noexcept nogil:
+        """It has left: what is under way is not expected to reach it."""
+        cdef uint32_t position, stream
+        cdef uint64_t seq
+        if reader.receipts == NULL:
+            return
+        if reader.kind == STEADY:
+            self.steady[reader.channel] -= 1
+            for position in range(self._count_positions(reader.channel)):
+                stream = reader.channel + position * self.channels
+                for seq in range(self.settled[stream], reader.receipts[position].next_seq):
+                    self._slot(stream, seq).passed -= 1
+                self._settle(stream)
+        self.free_reader(reader)
+
+    cdef void free_reader(self, Reader* reader) noexcept nogil:
+        """Give back what it holds; nothing is judged."""
+        cdef uint32_t position
+        if reader.receipts != NULL:
+            for position in range(self._count_positions(reader.channel)):
+                free(reader.receipts[position].gaps)
+            free(reader.receipts)
+            reader.receipts = NULL
+
+    cdef void write_off_reader(self, Reader* reader, uint64_t now_ns) noexcept nogil:
+        """What was published and has not come counts as missing from now on; if it comes later, as reordered."""
+        cdef uint32_t position, stream
+        cdef uint64_t sent
+        cdef Receipt* receipt
+        if reader.receipts == NULL or reader.kind == SLOW:
+            return
+        for position in range(self._count_positions(reader.channel)):
+            receipt = &reader.receipts[position]
+            stream = reader.channel + position * self.channels
+            sent = load_acquire(&self.sent[stream])
+            if receipt.next_seq < sent:
+                self._pass_over(reader, receipt, stream, sent, now_ns)
+
+    # Messages.
+
+    cdef void take(
+        self, Reader* reader, const uint8_t* payload, uint64_t payload_len, uint64_t read_ns
+    ) noexcept nogil:
+        """One message of a subscriber, whatever is in it."""
+        cdef uint64_t stream = reader.channel
+        cdef Receipt* receipt = reader.receipts
+        cdef Slot* slot
+        if self.streams != self.channels and payload_len >= STAMP_BYTES:
+            if (
+                not read_hex(payload, 4, &stream)
+                or stream >= self.streams
+                or stream % self.channels != reader.channel
+            ):
+                self.tally.counts.corrupt += 1
+                return
+            receipt += stream // self.channels
+        slot = self._slot(<uint32_t>stream, receipt.next_seq)
+        if (
+            slot.tag == receipt.next_seq + 1
+            and slot.is_known
+            and payload_len == self.payload_bytes
+            and memcmp(payload, slot.stamp, STAMP_BYTES) == 0
+            and memcmp(payload + STAMP_BYTES, self.filler, payload_len - STAMP_BYTES) == 0
+        ):
+            self._receive_next(reader, receipt, <uint32_t>stream, slot, slot.intended_ns, read_ns)
+        else:
+            self._take_irregular(reader, payload, payload_len, read_ns)
+
+    cdef void _take_irregular(
+        self, Reader* reader, const uint8_t* payload, uint64_t payload_len, uint64_t read_ns
+    ) noexcept nogil:
+        cdef uint64_t stream, seq, intended_ns, check
+        cdef Receipt* receipt
+        cdef Slot* slot
+        if (
+            payload_len != self.payload_bytes
+            or not (read_hex(payload, 4, &stream) and read_hex(payload + 4, 12, &seq))
+            or not (read_hex(payload + 16, 16, &intended_ns) and read_hex(payload + 32, 8, &check))
+            or stream >= self.streams
+            or stream % self.channels != reader.channel
+            or check != check_of(self.board.run_id, stream, seq, intended_ns)
+            or seq >= load_acquire(&self.sent[stream])
+            or memcmp(payload + STAMP_BYTES, self.filler, payload_len - STAMP_BYTES)
+        ):
+            self.tally.counts.corrupt += 1
+            return
+        receipt = &reader.receipts[stream // self.channels]
+        slot = self._ensure_slot(<uint32_t>stream, seq)
+        if slot != NULL and not slot.is_known:
+            slot.is_known = True
+            slot.intended_ns = intended_ns
+            memcpy(slot.stamp, payload, STAMP_BYTES)
+        if receipt.next_seq == UNJOINED:
+            receipt.next_seq = receipt.forgotten_seq = seq
+        if seq >= receipt.next_seq:
+            if seq > receipt.next_seq:
+                self._pass_over(reader, receipt, <uint32_t>stream, seq, read_ns)
+            self._receive_next(reader, receipt, <uint32_t>stream, slot, intended_ns, read_ns)
+        elif close_gap(receipt, seq):
+            self.tally.counts.reordered += 1
+            if reader.kind == SLOW:
+                self.tally.counts.skipped -= 1
+            else:
+                self.tally.counts.missing -= 1
+            self._count(reader, <uint32_t>stream, seq, intended_ns, read_ns)
+        elif seq < receipt.forgotten_seq:
+            self.tally.counts.reordered += 1
+        else:
+            self.tally.counts.doubled += 1
+
+    cdef void _receive_next(
+        self, Reader* reader, Receipt* receipt, uint32_t stream, Slot* slot, uint64_t intended_ns, uint64_t read_ns
+    ) noexcept nogil:
+        """`slot` may be NULL for a subscriber that is not steady."""
+        self._count(reader, stream, receipt.next_seq, intended_ns, read_ns)
+        receipt.next_seq += 1
+        if reader.kind != STEADY:
+            return
+        if receipt.next_seq > self.first[stream]:
+            store_release(&self.first[stream], receipt.next_seq)
+        if slot.first_ns == 0:
+            slot.first_ns = read_ns
+        self._pass(stream, slot, read_ns)
+
+    cdef void _count(
+        self, Reader* reader, uint32_t stream, uint64_t seq, uint64_t intended_ns, uint64_t read_ns
+    ) noexcept nogil:
+        cdef uint64_t latency_ns = read_ns - intended_ns if read_ns > intended_ns else 0
+        self.tally.counts.received += 1
+        if seq < self.measured_from[stream]:
+            return
+        if reader.kind == SLOW:
+            record(&self.tally.slow_delivery, latency_ns)
+            return
+        self.tally.counts.measured += 1
+        self.tally.counts.payload_bytes += self.payload_bytes
+        reader.measured += 1
+        reader.latency_ns += latency_ns
+        record(&self.tally.delivery, latency_ns)
+
+    cdef void _pass_over(
+        self, Reader* reader, Receipt* receipt, uint32_t stream, uint64_t end_seq, uint64_t now_ns
+    ) noexcept nogil:
+        """The subscriber got none of the messages from its next one to `end_seq`, which is not one of them."""
+        cdef uint64_t start_seq = receipt.next_seq, seq
+        cdef Slot* slot
+        add_gap(receipt, start_seq, end_seq)
+        receipt.next_seq = end_seq
+        if reader.kind == SLOW:
+            self.tally.counts.skipped += end_seq - start_seq
+            return
+        self.tally.counts.missing += end_seq - start_seq
+        if reader.kind == STEADY:
+            for seq in range(start_seq, end_seq):
+                slot = self._ensure_slot(stream, seq)
+                slot.is_incomplete = True
+                self._pass(stream, slot, now_ns)
+
+    cdef void _pass(self, uint32_t stream, Slot* slot, uint64_t now_ns) noexcept nogil:
+        slot.last_ns = now_ns
+        slot.passed += 1
+        if slot.passed >= self.steady[stream % self.channels]:
+            self._settle(stream)
+
+    cdef void _settle(self, uint32_t stream) noexcept nogil:
+        """Move `settled` past all that every steady subscriber here has passed."""
+        cdef uint64_t seq = self.settled[stream], at
+        cdef uint32_t steady = self.steady[stream % self.channels]
+        cdef uint64_t base = (<uint64_t>self.process * self.streams + stream) * self.board.slots
+        cdef Slot* slot
+        if steady == 0:
+            store_release(&self.settled[stream], NOBODY)
+            return
+        while True:
+            slot = self._slot(stream, seq)
+            if slot.tag != seq + 1 or slot.passed < steady:
+                break
+            at = base + (seq & self.slot_mask)
+            self.board.first_ns[at] = slot.first_ns
+            self.board.last_ns[at] = 0 if slot.is_incomplete else slot.last_ns
+            seq += 1
+        store_release(&self.settled[stream], seq)
+
+    cdef Slot* _slot(self, uint32_t stream, uint64_t seq) noexcept nogil:
+        return &self.slots[stream * self.board.slots + (seq & self.slot_mask)]
+
+    cdef Slot* _ensure_slot(self, uint32_t stream, uint64_t seq) noexcept nogil:
+        """The slot of a message, emptied if it held an older one's; NULL if it holds a newer one's."""
+        cdef Slot* slot = self._slot(stream, seq)
+        if slot.tag > seq + 1:
+            return NULL
+        if slot.tag <= seq:
+            memset(slot, 0, sizeof(Slot))
+            slot.tag = seq + 1
+        return slot
+
+    cdef uint32_t _count_positions(self, uint32_t channel) noexcept nogil:
+        """How many streams a channel has."""
+        return (self.streams - channel - 1) // self.channels + 1
+
+    # What only the first process does.
+
+    cdef uint64_t stamp_next(self, uint32_t stream, uint64_t intended_ns, uint8_t* out) noexcept nogil:
+        """Write the stamp of a stream's next message, which counts as published now; returns its seq.
+
+        There must be a free slot: fewer than `board.slots` messages of the stream are not completed.
+        """
+        cdef uint64_t seq = self.sent[stream]
+        cdef Slot* slot = self._ensure_slot(stream, seq)
+        write_hex(out, 4, stream)
+        write_hex(out + 4, 12, seq)
+        write_hex(out + 16, 16, intended_ns)
+        write_hex(out + 32, 8, check_of(self.board.run_id, stream, seq, intended_ns))
+        memcpy(slot.stamp, out, STAMP_BYTES)
+        slot.intended_ns = intended_ns
+        slot.is_known = True
+        store_release(&self.sent[stream], seq + 1)
+        self.tally.counts.published += 1
+        return seq
+
+    cdef void complete(self) noexcept nogil:
+        """Take note of what is settled in all processes since the last call, and of how long that took."""
+        cdef uint64_t settled, least, at, last_ns, first_ns, streams = self.streams
+        cdef uint32_t stream, process
+        cdef bint is_complete
+        cdef Slot* slot
+        for stream in range(streams):
+            least = self.sent[stream]
+            for process in range(self.board.processes):
+                settled = load_acquire(&self.board.settled[process * streams + stream])
+                if settled < least:     # never NOBODY
+                    least = settled
+            while self.completed[stream] < least:
+                slot = self._slot(stream, self.completed[stream])
+                last_ns = 0
+                first_ns = <uint64_t>-1
+                is_complete = True
+                for process in range(self.board.processes):
+                    if load_acquire(&self.board.settled[process * streams + stream]) == NOBODY:
+                        continue
+                    at = (process * streams + stream) * self.board.slots
+                    at += self.completed[stream] & self.slot_mask
+                    is_complete &= self.board.last_ns[at] != 0
+                    last_ns = max(last_ns, self.board.last_ns[at])
+                    if self.board.first_ns[at]:
+                        first_ns = min(first_ns, self.board.first_ns[at])
+                if is_complete and last_ns and self.completed[stream] >= self.measured_from[stream]:
+                    record(&self.tally.completion, last_ns - slot.intended_ns if last_ns > slot.intended_ns else 0)
+                    record(&self.tally.spread, last_ns - first_ns)
+                self.completed[stream] += 1
+
+    cdef uint64_t first_seq(self, uint32_t stream) noexcept nogil:
+        """Below it, one steady subscriber at least has each message of the stream."""
+        cdef uint64_t first = self.completed[stream], streams = self.streams
+        cdef uint32_t process
+        for process in range(self.board.processes):
+            first = max(first, load_acquire(&self.board.first[process * streams + stream]))
+        return first
+
+
+cdef void add_gap(Receipt* receipt, uint64_t start, uint64_t end) noexcept nogil:
+    """Remember [start, end). Without memory for it, or past MAX_GAPS, the oldest is forgotten."""
+    cdef uint32_t capacity
+    cdef Gap* gaps
+    if receipt.gap_count == receipt.gap_capacity and receipt.gap_capacity < MAX_GAPS:
+        capacity = receipt.gap_capacity * 2 if receipt.gap_capacity else 4
+        gaps = <Gap*>realloc(receipt.gaps, capacity * sizeof(Gap))
+        if gaps != NULL:
+            receipt.gaps = gaps
+            receipt.gap_capacity = capacity
+    if receipt.gap_count == receipt.gap_capacity:
+        if receipt.gap_count == 0:
+            receipt.forgotten_seq = end
+            return
+        forget_gap(receipt)
+    receipt.gaps[receipt.gap_count].start = start
+    receipt.gaps[receipt.gap_count].end = end
+    receipt.gap_count += 1
+
+
+cdef void forget_gap(Receipt* receipt) noexcept nogil:
+    """Forget the oldest gap."""
+    receipt.forgotten_seq = receipt.gaps[0].end
+    receipt.gap_count -= 1
+    memmove(receipt.gaps, receipt.gaps + 1, receipt.gap_count * sizeof(Gap))
+
+
+cdef bint close_gap(Receipt* receipt, uint64_t seq) noexcept nogil:
+    """True if `seq` had been passed over: it is taken out of its gap. The gaps stay in order."""
+    cdef uint32_t i
+    cdef uint64_t end
+    for i in range(receipt.gap_count):
+        if not receipt.gaps[i].start <= seq < receipt.gaps[i].end:
+            continue
+        end = receipt.gaps[i].end
+        if receipt.gaps[i].start == seq:
+            receipt.gaps[i].start += 1
+        elif end == seq + 1:
+            receipt.gaps[i].end -= 1
+        else:
+            if receipt.gap_count == receipt.gap_capacity:   # no room to split it: the older part is forgotten
+                receipt.forgotten_seq = seq
+                receipt.gaps[i].start = seq + 1
+                return True
+            memmove(receipt.gaps + i + 2, receipt.gaps + i + 1, (receipt.gap_count - i - 1) * sizeof(Gap))
+            receipt.gap_count += 1
+            receipt.gaps[i].end = seq
+            receipt.gaps[i + 1].start = seq + 1
+            receipt.gaps[i + 1].end = end
+            return True
+        if receipt.gaps[i].start == receipt.gaps[i].end:
+            receipt.gap_count -= 1
+            memmove(receipt.gaps + i, receipt.gaps + i + 1, (receipt.gap_count - i) * sizeof(Gap))
+        return True
+    return False

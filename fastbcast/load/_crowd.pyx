@@ -1,0 +1,660 @@
+"""Thousands of WebSocket clients in one thread: their handshakes, their reading, their leaving.
+
+    add(fd) -> CONNECTING -> HANDSHAKING -> OPEN -> LEAVING -> FREE
+                    '-- refused ---'----------'-- the server ended it --'
+
+It must not be what is measured. One recv of up to 256 KiB for each socket that has something, one look at the
+clock for each recv and not for each frame, and a frame that is the expected one costs two comparisons.
+
+Invariants
+
+1. A connection that is not FREE owns its fd, and the epoll set has it.
+2. A subscriber has receipts while it is OPEN, and only then: nothing else is judged.
+3. A frame that straddles two reads is kept by its connection, and goes in front of the next read.
+4. After anything that may end a connection its state is looked at before it is used again.
+"""
+
+import zlib
+
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset, strerror
+from posix.unistd cimport close
+
+from fastbcast._clock cimport now_ns
+from fastbcast._frames cimport (
+    MAX_CONTROL_PAYLOAD_BYTES,
+    OPCODE_BINARY,
+    OPCODE_CLOSE,
+    OPCODE_CONTINUATION,
+    OPCODE_PING,
+    OPCODE_PONG,
+    OPCODE_TEXT,
+)
+from fastbcast.load._audit cimport PUBLISHER, SLOW, Audit, Reader
+from fastbcast.load._board cimport Board, record
+from fastbcast.load._wire cimport Frame, apply_mask, read_header, scramble, write_header
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR
+    ssize_t send(int fd, const void* data, size_t len, int flags)
+    ssize_t recv(int fd, void* data, size_t len, int flags)
+    int getsockopt(int fd, int level, int option, void* value, unsigned* len)
+
+
+cdef extern from *:
+    """
+    #include <strings.h>
+
+    /* The value of a header in a response's head, without blanks around it; NULL if there is none of that name. */
+    static const char *fastbcast_find_header(const char *head, size_t len, const char *name, size_t *value_len) {
+        size_t name_len = strlen(name);
+        const char *end = head + len, *line = memchr(head, '\\n', len);
+        while (line && ++line < end) {
+            const char *line_end = memchr(line, '\\r', (size_t)(end - line));
+            if (!line_end)
+                return NULL;
+            if ((size_t)(line_end - line) > name_len && line[name_len] == ':' && !strncasecmp(line, name, name_len)) {
+                const char *value = line + name_len + 1;
+                while (value < line_end && (*value == ' ' || *value == '\\t'))
+                    value++;
+                while (line_end > value && (line_end[-1] == ' ' || line_end[-1] == '\\t'))
+                    line_end--;
+                *value_len = (size_t)(line_end - value);
+                return value;
+            }
+            line = memchr(line, '\\n', (size_t)(end - line));
+        }
+        return NULL;
+    }
+    static int fastbcast_has(const char *text, size_t len, const char *wanted) {
+        size_t wanted_len = strlen(wanted);
+        for (size_t at = 0; text && at + wanted_len <= len; at++)
+            if (!strncasecmp(text + at, wanted, wanted_len))
+                return 1;
+        return 0;
+    }
+    """
+    const char* find_header "fastbcast_find_header" (
+        const char* head, size_t len, const char* name, size_t* value_len
+    ) noexcept nogil
+    bint has_text "fastbcast_has" (const char* text, size_t len, const char* wanted) noexcept nogil
+
+
+cdef extern from "<string.h>" nogil:
+    void* memmem(const void* data, size_t len, const void* wanted, size_t wanted_len)
+
+
+cdef class Crowd(Audit):
+    """Up to `capacity` connections, subscribers and publishers; see Audit for the other arguments.
+
+    With a `prefix` (bytes) nothing is published here: whatever the server sends is counted, and messages that do not
+    begin with it count as corrupt.
+    """
+
+    def __cinit__(
+        self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, uint32_t capacity,
+        *, bytes prefix=None, **rest,
+    ):
+        self.epoll_fd = -1      # first of all: it is not ours to close
+        self.connections = <Connection*>calloc(capacity, sizeof(Connection))
+        self.slow_numbers = <uint32_t*>calloc(capacity, sizeof(uint32_t))
+        if self.connections == NULL or self.slow_numbers == NULL or not self._reserve(READ_BYTES):
+            raise MemoryError
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise OSError(errno, strerror(errno).decode())
+        self.capacity = capacity
+        self.free_numbers = []
+        self.inflaters = {}
+        self.problems = {}
+        self.has_prefix = prefix is not None
+        self.prefix = prefix or b""
+        self.prefix_data = self.prefix
+        self.prefix_bytes = len(self.prefix)
+        self.next_read_ns = <uint64_t>-1
+        self.mask_state = board.run_id
+
+    def __dealloc__(self):
+        cdef uint32_t number
+        for number in range(self.top):
+            if self.connections[number].state != FREE:
+                release(&self.connections[number])
+                self.free_reader(&self.connections[number].reader)
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+        free(self.connections)
+        free(self.slow_numbers)
+        free(self.read_buf)
+
+    def add(
+        self, int fd, uint32_t kind, uint32_t at, bytes request not None, bytes accept not None,
+        *, double every_seconds=0, uint64_t read_bytes=0,
+    ) -> int:
+        """Take over `fd`, a socket that connects; return the connection's number.
+
+        kind: STEADY, GUEST or SLOW, of channel `at`; or PUBLISHER, of stream `at`. `request` is the whole head,
+        `accept` what Sec-WebSocket-Accept must be. A SLOW one reads `read_bytes` (0: all there is) every
+        `every_seconds` (infinite: never) once it is open.
+
+        Raises ValueError if there is no room, or no such channel or stream.
+        """
+        cdef Connection* connection
+        cdef epoll_event event
+        if len(accept) != sizeof(connection.accept):
+            raise ValueError("accept has 28 characters")
+        if kind > PUBLISHER or at >= (self.board.streams if kind == PUBLISHER else self.channels):
+            raise ValueError(f"there is no channel, stream or kind like that: {kind}, {at}")
+        if self.free_numbers:
+            number = self.free_numbers.pop()
+        elif self.top < self.capacity:
+            number = self.top
+            self.top += 1
+        else:
+            raise ValueError(f"there is room for {self.capacity} connections")
+        connection = &self.connections[number]
+        self.inflaters.pop(number, None)
+        memset(connection, 0, sizeof(Connection))
+        connection.fd = fd
+        connection.number = number
+        connection.kind = kind
+        connection.at = at
+        connection.pace_ns = <uint64_t>min(every_seconds * 1e9, 1e18) if kind == SLOW else 0
+        connection.pace_bytes = read_bytes
+        connection.connect_ns = now_ns()
+        memcpy(connection.accept, <const uint8_t*>accept, sizeof(connection.accept))
+        connection.state = CONNECTING
+        self.connecting += 1
+        event.events = connection.watched = EPOLLOUT
+        event.data.u64 = number
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            error = errno
+            self._free(connection)
+            raise OSError(error, strerror(error).decode())
+        if not self._append(connection, <const uint8_t*>request, len(request)):
+            self._free(connection)
+            raise MemoryError
+        return number
+
+    def leave(self, uint32_t number, *, bint is_abrupt=False) -> bool:
+        """End a connection: with a closing handshake, or just like that. False if it is not open (any more)."""
+        cdef Connection* connection = &self.connections[number]
+        if number >= self.top or connection.state != OPEN:
+            return False
+        self._close_reader(connection)
+        if is_abrupt:
+            self._free(connection)
+            self.free_numbers.append(number)
+        else:
+            self._send_control(connection, OPCODE_CLOSE, b"\x03\xe8", 2)
+            if connection.state == OPEN:
+                connection.state = LEAVING
+                connection.connect_ns = now_ns()
+        return True
+
+    def close(self) -> None:
+        """End all connections, each with a CLOSE if its socket takes one."""
+        cdef uint32_t number
+        for number in range(self.top):
+            self.leave(number)
+            self._free(&self.connections[number])
+        self.free_numbers = []
+        self.top = 0
+
+    def give_up_connecting(self) -> None:
+        """Who has no answer to its handshake by now is refused."""
+        cdef uint32_t number
+        for number in range(self.top):
+            if 0 < self.connections[number].state < OPEN:
+                self._refuse(&self.connections[number], "no answer to the handshake", 0)
+
+    def has_room(self) -> bool:
+        """Whether one more may be added. Who has been leaving for LEAVE_SECONDS makes room, answered or not."""
+        cdef uint32_t number
+        cdef uint64_t now = now_ns()
+        if not self.free_numbers and self.top == self.capacity:
+            for number in range(self.top):
+                if (
+                    self.connections[number].state == LEAVING
+                    and now > self.connections[number].connect_ns + LEAVE_SECONDS * 1000000000
+                ):
+                    self._free(&self.connections[number])
+                    self.free_numbers.append(number)
+        return bool(self.free_numbers) or self.top < self.capacity
+
+    def finish(self) -> None:
+        """What has not come by now is missing."""
+        self._write_off(now_ns())
+
+    @property
+    def open_subscribers(self) -> int:
+        return self.tally.counts.open
+
+    def is_open(self, uint32_t number) -> bool:
+        return number < self.top and self.connections[number].state == OPEN
+
+    def read_problems(self) -> dict:
+        """Why handshakes failed: {reason: how often}."""
+        return dict(self.problems)
+
+    def read_closes(self) -> dict:
+        """Connections that the server ended: {close code: how many}; 1006 without a CLOSE, 1005 without a code."""
+        return {code: self.closes[code] for code in range(CLOSE_CODES) if self.closes[code]}
+
+    def read_lateness(self) -> list:
+        """(number, mean latency in ns) of each subscriber that reads all it can and is open."""
+        cdef uint32_t number
+        cdef Reader* reader
+        means = []
+        for number in range(self.top):
+            reader = &self.connections[number].reader
+            if reader.receipts != NULL and reader.kind != SLOW and reader.measured:
+                means.append((number, reader.latency_ns // reader.measured))
+        return means
+
+    def slow_descriptors(self) -> list:
+        """The descriptor of each slow subscriber that is open. They stay the Crowd's own."""
+        cdef uint32_t i
+        return [self.connections[self.slow_numbers[i]].fd for i in range(self.slow_count)]
+
+    # Handshakes.
+
+    cdef bint _send_request(self, Connection* connection) noexcept nogil:
+        cdef int error = 0
+        cdef unsigned error_len = sizeof(error)
+        getsockopt(connection.fd, SOL_SOCKET, SO_ERROR, &error, &error_len)
+        if error:
+            self._refuse(connection, NULL, error)
+            return False
+        connection.state = HANDSHAKING
+        return self._flush(connection)
+
+    cdef size_t _take_response(
+        self, Connection* connection, const uint8_t* head, size_t len, uint64_t read_ns
+    ) noexcept nogil:
+        """The length of the response's head; 0 while it is incomplete, and if it refuses the handshake."""
+        cdef size_t value_len = 0
+        cdef const char* text = <const char*>head
+        cdef const char* end = <const char*>memmem(head, len, b"\r\n\r\n", 4)
+        cdef const char* accept
+        cdef const char* extensions
+        if end == NULL:
+            if len > MAX_HEAD_BYTES:
+                self._refuse(connection, "the response's head is too long", 0)
+            return 0
+        len = end - text + 4
+        if len < 12 or memcmp(text, b"HTTP/1.1 101", 12):
+            with gil:
+                line = text[:len].split(b"\r\n", 1)[0].decode("latin-1")
+                self._refuse(connection, line.encode()[:200], 0)
+            return 0
+        accept = find_header(text, len, "Sec-WebSocket-Accept", &value_len)
+        if accept == NULL or value_len != 28 or memcmp(accept, connection.accept, 28):
+            self._refuse(connection, "Sec-WebSocket-Accept is missing or wrong", 0)
+            return 0
+        extensions = find_header(text, len, "Sec-WebSocket-Extensions", &value_len)
+        connection.has_deflate = has_text(extensions, value_len, "permessage-deflate")
+        connection.is_inflated_alone = has_text(extensions, value_len, "server_no_context_takeover")
+        record(&self.tally.handshake, read_ns - connection.connect_ns)
+        self.tally.counts.opened += 1
+        self.connecting -= 1
+        connection.state = OPEN
+        if connection.kind != PUBLISHER:
+            with gil:
+                self.open_reader(&connection.reader, connection.kind, connection.at)
+            self.tally.counts.open += 1
+        if connection.kind == SLOW:
+            connection.next_read_ns = read_ns + connection.pace_ns
+            self.next_read_ns = min(self.next_read_ns, connection.next_read_ns)
+            self.slow_numbers[self.slow_count] = connection.number
+            self.slow_count += 1
+        self._watch(connection)
+        return len
+
+    cdef void _refuse(self, Connection* connection, const char* problem, int error) noexcept nogil:
+        """The handshake failed: `problem` says how, or `error` (an errno)."""
+        self.tally.counts.refused += 1
+        with gil:
+            reason = (problem if problem != NULL else strerror(error)).decode("utf-8", "replace")
+            self.problems[reason] = self.problems.get(reason, 0) + 1
+            self._free(connection)
+            self.free_numbers.append(connection.number)
+
+    # Ends.
+
+    cdef void _lose(self, Connection* connection, uint32_t code) noexcept nogil:
+        """The server, or what is between, ended the connection."""
+        if connection.state < OPEN:
+            self._refuse(connection, "the connection was closed during the handshake", 0)
+            return
+        if connection.state == OPEN:    # else it leaves, and we began it
+            self.tally.counts.lost += 1
+            self.closes[code if code < CLOSE_CODES else ABNORMAL_CLOSURE] += 1
+        self._close_reader(connection)
+        self._free(connection)
+        with gil:
+            self.free_numbers.append(connection.number)
+
+    cdef void _close_reader(self, Connection* connection) noexcept nogil:
+        cdef uint32_t i
+        if connection.reader.receipts != NULL:
+            self.tally.counts.open -= 1
+            self.close_reader(&connection.reader)
+        if connection.kind == SLOW:
+            for i in range(self.slow_count):
+                if self.slow_numbers[i] == connection.number:
+                    self.slow_count -= 1
+                    self.slow_numbers[i] = self.slow_numbers[self.slow_count]
+                    break
+
+    cdef void _free(self, Connection* connection) noexcept nogil:
+        """Give back what it holds. Its number stays taken."""
+        if connection.state == FREE:
+            return
+        if connection.state < OPEN:
+            self.connecting -= 1
+        self._close_reader(connection)
+        release(connection)
+
+    # Writing.
+
+    cdef bint _append(self, Connection* connection, const uint8_t* data, size_t len) noexcept nogil:
+        """Room for `len` more bytes behind what is unsent, and `data` in it unless that is NULL. False: no memory."""
+        cdef size_t waiting = connection.unsent_end - connection.unsent_start
+        cdef size_t capacity
+        cdef uint8_t* unsent
+        if connection.unsent_start:
+            memmove(connection.unsent, connection.unsent + connection.unsent_start, waiting)
+            connection.unsent_start = 0
+            connection.unsent_end = waiting
+        if waiting + len > connection.unsent_capacity:
+            capacity = 2 * connection.unsent_capacity + len
+            unsent = <uint8_t*>realloc(connection.unsent, capacity)
+            if unsent == NULL:
+                return False
+            connection.unsent = unsent
+            connection.unsent_capacity = capacity
+        if data != NULL:
+            memcpy(connection.unsent + waiting, data, len)
+            connection.unsent_end += len
+        return True
+
+    cdef bint _flush(self, Connection* connection) noexcept nogil:
+        """Write what is unsent; watch for room if the kernel does not take all. False: the connection is gone."""
+        cdef size_t waiting = connection.unsent_end - connection.unsent_start
+        cdef ssize_t sent
+        if waiting:
+            sent = send(connection.fd, connection.unsent + connection.unsent_start, waiting, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent < 0 and errno != EAGAIN and errno != EINTR:
+                self._lose(connection, ABNORMAL_CLOSURE)
+                return False
+            if sent > 0:
+                connection.unsent_start += sent
+        if connection.unsent_start == connection.unsent_end:
+            connection.unsent_start = connection.unsent_end = 0
+            if connection.kind != PUBLISHER:    # it has said what it had to
+                free(connection.unsent)
+                connection.unsent = NULL
+                connection.unsent_capacity = 0
+        self._watch(connection)
+        return True
+
+    cdef void _send_control(
+        self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
+    ) noexcept nogil:
+        cdef uint8_t frame[14 + MAX_CONTROL_PAYLOAD_BYTES]
+        cdef uint32_t mask = self._next_mask()
+        cdef uint32_t header_bytes = write_header(frame, opcode, len, mask)
+        apply_mask(frame + header_bytes, payload, len, mask)
+        if self._append(connection, frame, header_bytes + len):
+            self._flush(connection)
+
+    cdef void _watch(self, Connection* connection) noexcept nogil:
+        cdef epoll_event event
+        event.events = EPOLLIN if connection.pace_ns == 0 or connection.state != OPEN else 0
+        if connection.unsent_end > connection.unsent_start:
+            event.events |= EPOLLOUT
+        event.data.u64 = connection.number
+        if event.events != connection.watched:
+            connection.watched = event.events
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, connection.fd, &event)
+
+    cdef uint32_t _next_mask(self) noexcept nogil:
+        self.mask_state = scramble(self.mask_state)
+        return <uint32_t>self.mask_state
+
+    # Reading.
+
+    cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil:
+        """What epoll says of a connection. It may be gone afterwards."""
+        if connection.state == FREE:    # ended since epoll said so
+            return
+        if connection.state == CONNECTING:
+            self._send_request(connection)
+        elif events & EPOLLOUT and not self._flush(connection):
+            return
+        elif events & EPOLLIN or (events & (EPOLLERR | EPOLLHUP) and connection.pace_ns == 0):
+            self._read(connection, READ_BYTES)
+        elif events & (EPOLLERR | EPOLLHUP):
+            self._lose(connection, ABNORMAL_CLOSURE)
+
+    cdef void _read_slow(self, uint64_t now) noexcept nogil:
+        """Let the slow subscribers read whose time has come."""
+        cdef uint32_t i = self.slow_count
+        cdef Connection* connection
+        if now < self.next_read_ns:
+            return
+        self.next_read_ns = <uint64_t>-1
+        while i:    # backwards: who ends gives its place to the last
+            i -= 1
+            connection = &self.connections[self.slow_numbers[i]]
+            if now >= connection.next_read_ns:
+                connection.next_read_ns = now + connection.pace_ns
+                if connection.pace_bytes:
+                    if not self._read(connection, connection.pace_bytes):
+                        continue
+                else:
+                    while self._read(connection, READ_BYTES):
+                        pass
+                    if connection.state == FREE:
+                        continue
+            self.next_read_ns = min(self.next_read_ns, connection.next_read_ns)
+
+    cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil:
+        """One recv, and all whole frames in it. False: nothing was there, or the connection is gone."""
+        cdef size_t kept_bytes = connection.kept_bytes, len, taken = 0
+        cdef ssize_t got
+        cdef uint64_t read_ns
+        cdef uint8_t* kept
+        if not self._reserve(kept_bytes + most_bytes):
+            self._lose(connection, ABNORMAL_CLOSURE)
+            return False
+        got = recv(connection.fd, self.read_buf + kept_bytes, most_bytes, MSG_DONTWAIT)
+        if got <= 0:
+            if got == 0 or (errno != EAGAIN and errno != EINTR):
+                self._lose(connection, ABNORMAL_CLOSURE)
+            return False
+        read_ns = now_ns()
+        if kept_bytes:
+            memcpy(self.read_buf, connection.kept, kept_bytes)
+        len = kept_bytes + <size_t>got
+        if connection.state == HANDSHAKING:
+            taken = self._take_response(connection, self.read_buf, len, read_ns)
+            got -= taken
+        if connection.state >= OPEN:
+            self.tally.counts.wire_bytes += got
+            taken += self._take_frames(connection, self.read_buf + taken, len - taken, read_ns)
+        if connection.state == FREE:
+            return False
+        len -= taken
+        if len == 0:
+            free(connection.kept)
+            connection.kept = NULL
+        elif len > kept_bytes:
+            kept = <uint8_t*>realloc(connection.kept, len)
+            if kept == NULL:
+                self._lose(connection, ABNORMAL_CLOSURE)
+                return False
+            connection.kept = kept
+        if len:
+            memcpy(connection.kept, self.read_buf + taken, len)
+        connection.kept_bytes = len
+        return True
+
+    cdef size_t _take_frames(
+        self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns
+    ) noexcept nogil:
+        """Take all whole frames; return how many bytes they are. The connection may be gone afterwards."""
+        cdef size_t at = 0
+        cdef Frame frame
+        cdef int found
+        cdef bint is_judged = connection.reader.receipts != NULL
+        cdef uint64_t frames = 0
+        while connection.state >= OPEN:
+            found = read_header(data + at, len - at, &frame)
+            if found == 0:
+                break
+            if found < 0 or frame.payload_bytes > MAX_MESSAGE_BYTES:
+                self.tally.counts.corrupt += 1      # and what follows cannot be read
+                self._lose(connection, ABNORMAL_CLOSURE)
+                return len
+            if len - at - frame.header_bytes < frame.payload_bytes:
+                break
+            at += frame.header_bytes
+            if frame.opcode >= OPCODE_CLOSE:
+                self._take_control(connection, frame.opcode, data + at, frame.payload_bytes)
+            elif connection.reader.receipts != NULL:
+                frames += 1
+                if frame.is_final and frame.rsv == 0 and frame.opcode and connection.message == NULL:
+                    self._take_message(connection, 0, data + at, frame.payload_bytes, read_ns)
+                else:
+                    self._take_data(
+                        connection, frame.opcode, frame.is_final, frame.rsv, data + at, frame.payload_bytes, read_ns
+                    )
+            at += frame.payload_bytes
+        if is_judged and frames and connection.kind != SLOW:
+            self.tally.counts.last_read_ns = read_ns
+            if self.board.shared.window_start_ns:
+                self.tally.counts.reads += 1
+                self.tally.counts.frames += frames
+        return at if connection.state != FREE else len
+
+    cdef void _take_data(
+        self, Connection* connection, uint8_t opcode, bint is_final, uint8_t rsv, const uint8_t* payload, size_t len,
+        uint64_t read_ns
+    ) noexcept nogil:
+        """A data frame that is not a whole plain message: a fragment (section 5.4), a compressed one, or garbage."""
+        cdef bint is_first = opcode != OPCODE_CONTINUATION
+        cdef uint8_t* message
+        if opcode > OPCODE_BINARY or is_first != (connection.message == NULL) or (rsv and not is_first):
+            self.tally.counts.corrupt += 1
+            return
+        if is_first:
+            connection.message_rsv = rsv
+            if is_final:
+                self._take_message(connection, rsv, payload, len, read_ns)
+                return
+        message = NULL
+        if connection.message_bytes + len <= MAX_MESSAGE_BYTES:
+            message = <uint8_t*>realloc(connection.message, connection.message_bytes + len + 1)
+        if message == NULL:
+            self.tally.counts.corrupt += 1
+            self._lose(connection, ABNORMAL_CLOSURE)
+            return
+        connection.message = message
+        memcpy(message + connection.message_bytes, payload, len)
+        connection.message_bytes += len
+        if is_final:
+            self._take_message(connection, connection.message_rsv, message, connection.message_bytes, read_ns)
+            free(connection.message)
+            connection.message = NULL
+            connection.message_bytes = 0
+
+    cdef void _take_message(
+        self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
+    ) noexcept nogil:
+        cdef Reader* reader = &connection.reader
+        if rsv:
+            if rsv != 4 or not connection.has_deflate:  # RSV1 is permessage-deflate's, RFC 7692 section 6
+                self.tally.counts.corrupt += 1
+                return
+            self.tally.counts.compressed += 1
+            with gil:
+                inflated = self._inflate(connection, <bytes>payload[:len])
+                if inflated is None:
+                    self.tally.counts.corrupt += 1
+                else:
+                    self._take_message(connection, 0, <const uint8_t*><bytes>inflated, <size_t>len_of(inflated), read_ns)
+            return
+        if not self.has_prefix:
+            self.take(reader, payload, len, read_ns)
+            return
+        self.tally.counts.received += 1
+        if len < self.prefix_bytes or memcmp(payload, self.prefix_data, self.prefix_bytes):
+            self.tally.counts.corrupt += 1
+        if self.board.shared.window_start_ns:
+            self.tally.counts.measured += 1
+            self.tally.counts.payload_bytes += len
+
+    cdef object _inflate(self, Connection* connection, bytes payload):
+        """RFC 7692 section 7.2.2; None if it cannot be."""
+        inflater = None if connection.is_inflated_alone else self.inflaters.get(connection.number)
+        if inflater is None:
+            inflater = zlib.decompressobj(-15)
+            if not connection.is_inflated_alone:
+                self.inflaters[connection.number] = inflater
+        try:
+            inflated = inflater.decompress(payload + b"\x00\x00\xff\xff", MAX_MESSAGE_BYTES)
+        except zlib.error:
+            return None
+        return None if inflater.unconsumed_tail else inflated
+
+    cdef void _take_control(
+        self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
+    ) noexcept nogil:
+        """RFC 6455 section 5.5. The connection may be gone afterwards."""
+        cdef uint32_t code = NO_STATUS_RECEIVED
+        if opcode == OPCODE_PING and len <= MAX_CONTROL_PAYLOAD_BYTES:
+            if connection.state == OPEN:
+                self._send_control(connection, OPCODE_PONG, payload, len)
+        elif opcode == OPCODE_CLOSE:
+            if len >= 2:
+                code = payload[0] << 8 | payload[1]
+            if connection.state == OPEN:
+                self._send_control(connection, OPCODE_CLOSE, payload, 2 if len >= 2 else 0)
+            if connection.state != FREE:
+                self._lose(connection, code)
+        elif opcode != OPCODE_PONG:
+            self.tally.counts.corrupt += 1
+
+    cdef bint _reserve(self, size_t len) noexcept nogil:
+        """Make `read_buf` hold `len` bytes. False: no memory."""
+        cdef uint8_t* read_buf
+        if len > self.read_buf_bytes:
+            read_buf = <uint8_t*>realloc(self.read_buf, len)
+            if read_buf == NULL:
+                return False
+            self.read_buf = read_buf
+            self.read_buf_bytes = len
+        return True
+
+    cdef void _write_off(self, uint64_t now) noexcept nogil:
+        cdef uint32_t number
+        for number in range(self.top):
+            self.write_off_reader(&self.connections[number].reader, now)
+
+
+cdef void release(Connection* connection) noexcept nogil:
+    close(connection.fd)    # the epoll set forgets it
+    free(connection.kept)
+    free(connection.message)
+    free(connection.unsent)
+    connection.kept = connection.message = connection.unsent = NULL
+    connection.kept_bytes = connection.message_bytes = 0
+    connection.state = FREE
+
+
+cdef size_t len_of(bytes data):
+    return len(data)

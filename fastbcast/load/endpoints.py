@@ -1,0 +1,90 @@
+"""Slow clients, as the kernel has them at the end of a run.
+
+What a client that does not read can tell is little: a CLOSE, and a FIN too, waits behind all that it has not read. So
+the server's ends are looked up, which is possible if it runs on this machine:
+
+    state of the server's end           counted as
+    ESTABLISHED, and a process has it   open        still a client of the server
+    any other                           lingering   closed by the server; the kernel keeps what was not taken
+    not there                           gone
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SlowEnds", "look_at_slow_ends"]
+
+_ESTABLISHED = 1
+
+
+@dataclass
+class SlowEnds:
+    open: int = 0
+    lingering: int = 0
+    gone: int = 0
+    unread_bytes: int = 0
+    """What the kernel holds of the streams to them, at both ends."""
+    closes_seen: int = 0
+    """Those that know without reading: a FIN or a reset has come."""
+
+    def add(self, other: SlowEnds) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
+    """Count the connections of these sockets, which stay as they are."""
+    ends = SlowEnds()
+    own_ends: set[tuple[str, str]] = set()
+    for descriptor in descriptors:
+        with socket.socket(fileno=socket.dup(descriptor)) as sock:
+            try:
+                own_ends.add((_as_kernel_writes(sock.getsockname()), _as_kernel_writes(sock.getpeername())))
+            except OSError:  # reset
+                ends.gone += 1
+                ends.closes_seen += 1
+                continue
+            poll = select.poll()
+            poll.register(sock, select.POLLRDHUP)
+            ends.closes_seen += bool(poll.poll(0))
+    if not own_ends:
+        return ends
+    found = 0
+    for local, remote, state, unsent, unread, inode in _read_connections():
+        if (local, remote) in own_ends:
+            ends.unread_bytes += unread
+        elif (remote, local) in own_ends:
+            found += 1
+            ends.unread_bytes += unsent
+            if state == _ESTABLISHED and inode:
+                ends.open += 1
+            else:
+                ends.lingering += 1
+    ends.gone += len(own_ends) - found
+    return ends
+
+
+def _as_kernel_writes(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """An address as it stands in /proc/net/tcp and tcp6: 32-bit words in the machine's own order."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    packed = socket.inet_pton(family, address[0].partition("%")[0])
+    words = memoryview(packed).cast("I")
+    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
+
+
+def _read_connections() -> Iterable[tuple[str, str, int, int, int, int]]:
+    """(local, remote, state, unsent bytes, unread bytes, inode) of each TCP connection."""
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            words = line.split()
+            unsent, _, unread = words[4].partition(":")
+            yield words[1], words[2], int(words[3], 16), int(unsent, 16), int(unread, 16), int(words[9])

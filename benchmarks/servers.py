@@ -1,25 +1,19 @@
-"""The servers of the benchmark: how each is built, found, started, pinned and stopped.
+"""The servers of the benchmark, and where each is found. How they are started: fastbcast.load.target.
 
 Every server prints ``listening on ws://HOST:PORT/`` when it is ready, relays each message to all
-connections on its path, the sender included, and ends on SIGINT. It may then print one line of JSON, its
-own report. Nothing here measures.
+connections on its path, the sender included, and ends on SIGINT.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+
+from fastbcast.load.target import ServerUnavailable, floor_command
 
 HERE = Path(__file__).resolve().parent
 LIMIT = HERE / "limit"
@@ -28,18 +22,6 @@ PEERS = HERE / "peers"
 
 # A server that is not there is left out with a note, except this one: it is what we measure.
 SUBJECT = "fastbcast"
-
-START_TIMEOUT_SECONDS = 20.0
-STOP_TIMEOUT_SECONDS = 20.0
-
-
-class ServerUnavailable(Exception):
-    """The server cannot be run here. `name` says which, `reason` why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
 
 
 def build_program(name: str) -> Path:
@@ -125,10 +107,6 @@ def read_hard_cap_bytes() -> int | None:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def floor_command(mode: str) -> list[str]:
-    return [str(build_program("floor")), "--mode", mode, "--port", "0"]
-
-
 def picows_command(*options: str) -> list[str]:
     require_module("picows", "picows")
     require_module("picows", "uvloop")
@@ -156,8 +134,8 @@ COMMANDS: Mapping[str, Callable[[], list[str]]] = {
     f"{SUBJECT}-skip": lambda: fastbcast_command(f"{SUBJECT}-skip", "--policy", "skip"),
     f"{SUBJECT}-latest": lambda: fastbcast_command(f"{SUBJECT}-latest", "--policy", "latest"),
     f"{SUBJECT}-timer": timer_command,
-    "floor": lambda: floor_command("each"),
-    "floor-coalesce": lambda: floor_command("coalesce"),
+    "floor": lambda: floor_command("each", BUILD),
+    "floor-coalesce": lambda: floor_command("coalesce", BUILD),
     "bun": bun_command,
     "picows": lambda: picows_command("--uvloop-transports"),
     "picows-aiofastnet": lambda: picows_command("--aiofastnet"),
@@ -168,108 +146,3 @@ COMMANDS: Mapping[str, Callable[[], list[str]]] = {
         "starlette", "starlette_loop.py", "starlette", "uvicorn", "websockets", "uvloop", "httptools"
     ),
 }
-
-
-def pinned_to(core: int | None) -> Callable[[], None]:
-    """A `preexec_fn`: one core, and SIGINT as a program expects it.
-
-    A shell starts background jobs with SIGINT ignored, and a Python started so never stops on it.
-    """
-
-    def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
-    return prepare
-
-
-def family_of(pid: int) -> list[int]:
-    """`pid` and all its descendants."""
-    family = [pid]
-    for member in family:  # grows while it is read
-        for children in Path(f"/proc/{member}/task").glob("*/children"):
-            family.extend(int(child) for child in children.read_text().split())
-    return family
-
-
-class Server:
-    """A running server, as a context manager: ready on entry, gone on exit.
-
-    Its output goes to a temporary file, not to a pipe: nobody has to read it, so it cannot block.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        command: list[str],
-        *,
-        core: int | None = None,
-        environment: Mapping[str, str] | None = None,
-        start_timeout_seconds: float = START_TIMEOUT_SECONDS,
-    ) -> None:
-        self.name = name
-        self.url = ""
-        self.exit_code: int | None = None
-        self._command = command
-        self._core = core
-        self._environment = environment
-        self._start_timeout_seconds = start_timeout_seconds
-        self._output = tempfile.TemporaryFile()
-
-    def __enter__(self) -> Server:
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            env=None if self._environment is None else dict(self._environment),
-            preexec_fn=pinned_to(self._core),
-        )
-        try:
-            self.url = self._wait_until_ready()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    @property
-    def pids(self) -> list[int]:
-        return family_of(self._process.pid)
-
-    @property
-    def output(self) -> str:
-        return os.pread(self._output.fileno(), 1 << 20, 0).decode(errors="replace")
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What the server said of itself when it stopped; empty if nothing."""
-        lines = self.output.strip().splitlines()
-        if not lines or not lines[-1].startswith("{"):
-            return {}
-        report: dict[str, Any] = json.loads(lines[-1])
-        return report
-
-    def _wait_until_ready(self) -> str:
-        deadline = time.monotonic() + self._start_timeout_seconds
-        while time.monotonic() < deadline:
-            if ready := re.search(r"listening on (ws://\S+)\s", self.output):
-                return ready[1]
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.02)  # the line comes from another process: there is nothing to wait on
-        raise ServerUnavailable(self.name, f"did not start:\n{self.output[-2000:]}")
-
-    def _stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        try:
-            self.exit_code = self._process.wait(STOP_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self.exit_code = self._process.wait()

@@ -1,4 +1,4 @@
-"""The `fastbcast` command: serve, demo, publish, listen."""
+"""The `fastbcast` command: serve, demo, publish, listen, load."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import uvloop
 from . import __version__
 from .door import DEFAULT_CHANNEL
 from .hub import Hub
+from .load.command import load_command
 from .options import POLICIES, ChannelOptions, HubOptions
 from .server import Server, serve
 from .tool import listen_to, publish_to
@@ -99,6 +100,9 @@ def _server_options(command: _Command) -> _Command:
 @click.version_option(__version__)
 def main() -> None:
     """WebSocket broadcast: one message in, thousands of clients out."""
+
+
+main.add_command(load_command)
 
 
 @main.command("serve")

@@ -453,13 +453,12 @@ cdef class Crowd(Audit):
             if now >= connection.next_read_ns:
                 connection.next_read_ns = now + connection.pace_ns
                 if connection.pace_bytes:
-                    if not self._read(connection, connection.pace_bytes):
-                        continue
+                    self._read(connection, connection.pace_bytes)
                 else:
                     while self._read(connection, READ_BYTES):
                         pass
-                    if connection.state == FREE:
-                        continue
+                if connection.state == FREE:
+                    continue
             self.next_read_ns = min(self.next_read_ns, connection.next_read_ns)
 
     cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil:

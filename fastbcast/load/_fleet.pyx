@@ -129,7 +129,7 @@ cdef class Fleet(Crowd):
         return count
 
     def run(self, double seconds, int64_t most_connecting=-1) -> None:
-        """Run for at most so long; less if there are only `most_connecting` handshakes under way, or all is done."""
+        """Run for at most so long, one round at least; less if there are only `most_connecting` handshakes under way, or all is done."""
         cdef uint64_t until_ns = now_ns() + <uint64_t>(seconds * 1e9)
         with nogil:
             self._run(until_ns, most_connecting)
@@ -137,7 +137,7 @@ cdef class Fleet(Crowd):
     cdef void _run(self, uint64_t until_ns, int64_t most_connecting) noexcept nogil:
         cdef epoll_event events[EVENTS_PER_ROUND]
         cdef uint64_t now, wait_ns, expirations, write_offs
-        cdef bint was_busy = self.scheduled < self.limit
+        cdef bint was_busy = self.scheduled < self.limit, is_last
         cdef int ready, i
         while True:
             now = now_ns()
@@ -151,11 +151,12 @@ cdef class Fleet(Crowd):
                 self._publish_due(now)
             elif self.wake_fd >= 0:
                 self._wake_first()
-            if now >= until_ns or <int64_t>self.connecting <= most_connecting:
-                return
-            if was_busy and self.scheduled >= self.limit and self._is_settled():
-                return
-            wait_ns = min(until_ns, self.next_read_ns) - now if self.next_read_ns > now else 0
+            is_last = (
+                now >= until_ns
+                or <int64_t>self.connecting <= most_connecting
+                or (was_busy and self.scheduled >= self.limit and self._is_settled())
+            )
+            wait_ns = min(until_ns, self.next_read_ns) - now if self.next_read_ns > now and not is_last else 0
             ready = epoll_wait(self.epoll_fd, events, EVENTS_PER_ROUND, <int>((wait_ns + 999999) // 1000000))
             for i in range(ready):
                 if events[i].data.u64 == TIMER:
@@ -164,6 +165,10 @@ cdef class Fleet(Crowd):
                     read(self.wake_fd, &expirations, sizeof(expirations))
                 else:
                     self._handle(&self.connections[events[i].data.u64], events[i].events)
+            if is_last:
+                if self.process == 0:
+                    self.complete()
+                return
 
     cdef bint _is_settled(self) noexcept nogil:
         cdef uint32_t stream

@@ -110,7 +110,12 @@ def find_problems(result: Result) -> list[str]:
             f"{late['count']:,} clients late: the worst by {late['worst_ms']:.1f} ms on average, the median client"
             f" by {late['median_ms']:.1f}"
         )
-    if result["stopped"]:
+    if not result["deliveries"]:
+        why = "" if result["settings"]["expect_prefix"] is not None else (
+            ": does the server send what a client says to all clients of its URL?"
+        )
+        problems.insert(0, f"no message arrived{why}")
+    elif result["stopped"]:
         problems.insert(0, "nothing arrived any more, and the rest was not waited for")
     return problems
 

@@ -1,0 +1,181 @@
+"""The commands `fastbcast load` and `fastbcast bench`: options, and what they print. Nothing heavy is imported before."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from .result import Result
+
+__all__ = ["load_command"]
+
+EXIT_WRONG = 1
+EXIT_USAGE = 2
+EXIT_NO_RESULT = 3
+
+
+def check_installed() -> None:
+    """End the command with one line if what it needs is not here."""
+    if sys.platform != "linux":
+        fail("the load generator needs Linux (epoll)", EXIT_NO_RESULT)
+    try:
+        import hdrh
+        import jinja2
+        import psutil
+        import rich
+    except ImportError as error:
+        fail(f"{error.name} is not installed: pip install 'fastbcast[load]'", EXIT_NO_RESULT)
+    del hdrh, jinja2, psutil, rich
+
+
+def fail(problem: str, status: int) -> NoReturn:
+    click.echo(f"fastbcast: {problem}", err=True)
+    sys.exit(status)
+
+
+def _header(context: click.Context, parameter: click.Parameter, lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip() or any(letter in line for letter in "\r\n\0"):
+            raise click.BadParameter(f"{line!r} is not like 'Authorization: Bearer abc'")
+        headers.append((name.strip(), value.strip()))
+    return tuple(headers)
+
+
+def _parsed(parser: str) -> Any:
+    """A click callback: the value or values as plan.py reads them, imported when it is needed."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is None or value == ():
+            return value
+        check_installed()
+        from . import plan
+
+        try:
+            if isinstance(value, tuple):
+                return tuple(getattr(plan, parser)(text) for text in value)
+            return getattr(plan, parser)(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return parse
+
+
+def _requirements(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
+    if not texts:
+        return ()
+    check_installed()
+    from .result import BadRequirement, parse_requirement
+
+    try:
+        return tuple(parse_requirement(text) for text in texts)
+    except BadRequirement as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _cores(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(core) for core in text.split(",")) if text else ()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not like 1 or 1,2,3") from None
+
+
+@click.command("load")
+@click.argument("url")
+@click.option("--clients", type=click.IntRange(1), default=100, show_default=True, help="Subscribers.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes they are in.")
+@click.option("--connect-rate", type=click.FloatRange(0), default=0, show_default=True,
+              help="Handshakes a second; 0: as fast as they are answered.")
+@click.option("--messages", type=click.IntRange(1), help="Publish so many.")
+@click.option("--duration", "duration_seconds", type=click.FloatRange(0, min_open=True), default=10, show_default=True,
+              help="... or publish for so many seconds.")
+@click.option("--rate", type=click.FloatRange(0), default=0,
+              help="Open loop: messages a second, latency from the intended time.")
+@click.option("--in-flight", type=click.IntRange(1), default=1, show_default=True,
+              help="Closed loop: messages of each publisher that are under way.")
+@click.option("--judge", type=click.Choice(["all", "first"]), default="all", show_default=True,
+              help="... until all subscribers have them, or the first one.")
+@click.option("--size", "size_bytes", default="128", show_default=True, callback=_parsed("parse_bytes"),
+              help="Bytes of a message; 4KiB, 1MB are understood.")
+@click.option("--binary", "is_binary", is_flag=True, help="Binary messages instead of text.")
+@click.option("--publishers", type=click.IntRange(1), help="Connections that publish.  [default: one per channel]")
+@click.option("--channels", type=click.IntRange(1), default=1, show_default=True,
+              help="Spread the clients over so many URLs: {channel} in the URL is the number, else it is added.")
+@click.option("--slow", multiple=True, metavar="N:HOW", callback=_parsed("parse_slow"),
+              help="10%:stall, 10%:1KB/s or 5:bursts: clients that read late. They are not judged. May be repeated.")
+@click.option("--churn", "churn_per_second", type=click.FloatRange(0), default=0, metavar="N",
+              help="N clients leave every second, and others come.")
+@click.option("--deflate", "has_deflate", is_flag=True, help="Offer permessage-deflate.")
+@click.option("--warmup", "warmup_messages", type=click.IntRange(0), default=20, show_default=True,
+              help="Messages that are not measured, first.")
+@click.option("--source-addresses", callback=_parsed("parse_sources"), metavar="LIST",
+              help="Connect from these in turn: 127.0.0.2,127.0.0.3 or 127.0.0.1-8. One has some 28,000 ports.")
+@click.option("--listen", is_flag=True, help="Publish nothing: count what the server sends by itself.")
+@click.option("--expect-prefix", metavar="TEXT", help="... and check that each message begins with this.")
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", callback=_header,
+              help="A header of each handshake. May be repeated.")
+@click.option("--server-pid", "server_pids", multiple=True, type=click.IntRange(1),
+              help="Measure this process and its children, too. May be repeated.")
+@click.option("--cores", metavar="LIST", callback=_cores, help="Processors for the processes of the load: 1 or 1,2.")
+@click.option("--connect-timeout", "connect_timeout_seconds", type=click.FloatRange(0, min_open=True), default=30,
+              show_default=True, help="Seconds without an answer, and a handshake counts as refused.")
+@click.option("--stall", "stall_seconds", type=click.FloatRange(0, min_open=True), default=5, show_default=True,
+              help="Seconds without any progress, and what is under way counts as missing.")
+@click.option("--settle", "settle_seconds", type=click.FloatRange(0), default=0, show_default=True,
+              help="Seconds to wait before slow clients are counted.")
+@click.option("--require", "requirements", multiple=True, metavar="EXPRESSION", callback=_requirements,
+              help="p99<50ms, missing=0, deliveries_per_second>1M: else the exit status is 1. May be repeated.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a report for a browser, one file.")
+@click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
+def load_command(
+    requirements: tuple[Any, ...], json_path: Path | None, html_path: Path | None, quiet: bool, listen: bool,
+    expect_prefix: str | None, **options: Any,
+) -> None:
+    """Load a WebSocket server with thousands of clients, and say what it did.
+
+    URL is ws://HOST:PORT/PATH of a server that sends each message to all clients of the URL (fastbcast serve --relay
+    does), or of one that only sends (--listen).
+
+    Exit status: 0; 1 if messages were missing, doubled, reordered or corrupt, connections refused or lost, a client
+    late, or a --require not met; 2 usage; 3 no result.
+    """
+    check_installed()
+    from .crew import LoadFailed, run_load
+    from .plan import Plan
+    from .progress import Progress
+    from .report import write_report
+    from .result import find_problems, make_result
+    from .table import print_result
+
+    if listen or expect_prefix is not None:
+        options["expect_prefix"] = (expect_prefix or "").encode()
+    options["publishers"] = options["publishers"] or 0
+    options["source_addresses"] = options["source_addresses"] or ()
+    try:
+        plan = Plan(**options)
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    try:
+        with Progress(plan, is_quiet=quiet) as progress:
+            result = make_result(run_load(plan, progress.show))
+    except LoadFailed as error:
+        fail(str(error), EXIT_NO_RESULT)
+    unmet = [problem for requirement in requirements if (problem := requirement.check(result))]
+    result["unmet"] = unmet
+    print_result(result)
+    try:
+        if json_path is not None:
+            json_path.write_text(json.dumps(result, indent=1) + "\n")
+        if html_path is not None:
+            write_report(result, html_path)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", EXIT_NO_RESULT)
+    sys.exit(EXIT_WRONG if unmet or find_problems(result) else 0)

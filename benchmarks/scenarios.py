@@ -57,6 +57,24 @@ def pipelined(
     ]
 
 
+PEERS = ("picows", "socketify", "websockets", "tornado", "aiohttp", "starlette", "ws", "bun")
+
+
+def peers(clients: int = 1000, seconds: float = 2) -> list[Case]:
+    """The same on servers in use today, one in flight and 64, judged by all: what each costs per delivery."""
+    load = f"--clients {clients} --size 128 --judge all --seconds {seconds:g}"
+    return [
+        Case(
+            f"{in_flight} in flight, judge all",
+            [*load.split(), "--in-flight", str(in_flight), "--warmup", str(warmup)],
+            (SUBJECT, *floors, *PEERS),
+            floors[0],
+            CLOSED_COLUMNS,
+        )
+        for in_flight, warmup, floors in ((1, 20, ("floor",)), (64, 64, ("floor-coalesce", "floor")))
+    ]
+
+
 def large(clients: int = 1000, seconds: float = 3) -> list[Case]:
     """4 KiB messages, 8 in flight, both judges: where copying begins to count."""
     load = f"--clients {clients} --size 4096 --in-flight 8 --seconds {seconds} --warmup 50"
@@ -342,7 +360,7 @@ def freshness(
 
 
 def quick(clients: int = 200) -> list[Case]:
-    """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
+    """All of the above but the peers, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
     return [
         *lockstep(clients, 100),
@@ -358,6 +376,6 @@ def quick(clients: int = 200) -> list[Case]:
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
-        lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+        lockstep, pipelined, peers, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
     )
 }

@@ -45,7 +45,7 @@ types: .venv/built .venv/extra-lint  ## mypy --strict, and the stubs against the
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest $(MODULES) --allowlist tests/stubtest_allowlist.txt
 
-bench: .venv/built .venv/extra-bench  ## the small benchmarks (pytest-benchmark)
+bench: .venv/built .venv/extra-bench  ## the small benchmarks (pytest-benchmark), and the tests of plot.py
 	$(BIN)/python -m pytest benchmarks $(ARGS)
 
 bench-quick: .venv/built  ## the end-to-end benchmark in its short form; the long ones: benchmarks/README.md

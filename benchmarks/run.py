@@ -35,7 +35,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scenarios import LOAD, MIB, SCENARIOS, WAITED, Case, Column, Result, Variant
+from cases import LOAD, Case, Variant
+from columns import MIB, WAITED, Column, Result
+from scenarios import SCENARIOS
 from servers import (
     COMMANDS,
     HERE,

@@ -1,90 +1,33 @@
-"""What is measured: the scenarios, each a function that returns its cases, and the columns of their tables.
+"""What is measured: the scenarios, each a function that returns its cases.
 
-A case is one load on some servers and becomes one table. Nothing here runs anything: run.py does.
+Nothing here runs anything: run.py does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
+from cases import Case, Variant
+from columns import (
+    BATCH,
+    CLIENT_SHARE,
+    COMPLETION_P50,
+    COMPLETION_P99,
+    CPU_US,
+    HANDSHAKES,
+    KIB,
+    MIB,
+    RATE,
+    SERVER_SHARE,
+    STEAL,
+    WAITED,
+    Column,
+    Result,
+    key,
+    time_ms,
+)
 from servers import SUBJECT
-
-Result = dict[str, Any]
-
-LOAD = "load"  # the C load client
-KIB = 1024
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Column:
-    title: str
-    read: Callable[[Result], float | None]
-    decimals: int = 2
-    has_spread: bool = False
-    short: str = ""  # the title in the ratio's column; "": its first word
-
-
-def key(name: str, unit: float = 1) -> Callable[[Result], float | None]:
-    """What a program or server does not know is missing or None."""
-    return lambda result: None if result.get(name) is None else result[name] / unit
-
-
-def time_ms(name: str, point: str) -> Callable[[Result], float | None]:
-    return lambda result: result[name][point] if result.get(name, {}).get("count") else None
-
-
-def greater_of(result: Result, *names: str) -> float | None:
-    return max((result[name] for name in names if result.get(name) is not None), default=None)
-
-
-CPU_US = Column("CPU us/delivery", key("server_cpu_us_per_delivery"), 3, has_spread=True)
-SERVER_SHARE = Column("server CPU", key("server_cpu_share"))
-CLIENT_SHARE = Column("client CPU", key("client_cpu_share"))
-RATE = Column("deliveries/s", key("deliveries_per_second"), 0, has_spread=True)
-BATCH = Column("frames/read", key("frames_per_read"), 1)
-COMPLETION_P50 = Column("done p50 ms", time_ms("completion_ms", "p50"))
-COMPLETION_P99 = Column("done p99 ms", time_ms("completion_ms", "p99"), has_spread=True, short="done p99")
-HANDSHAKES = Column("handshakes/s", key("handshakes_per_second"), 0)
-WAITED = Column("waited", lambda result: greater_of(result, "server_wait_share", "client_wait_share"))
-STEAL = Column("steal", key("steal_share"))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One of several loads of a case, for each of its servers; or one server with several options."""
-
-    title: str
-    load: list[str] = field(default_factory=list)
-    server_options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Case:
-    """One table: what is measured, on which servers, and the columns that answer its question.
-
-    A case has one row for each server, or one for each server and variant. The ratio is to the row of the
-    reference server; with variants and no reference it is to the same server's first variant.
-    """
-
-    title: str
-    load: list[str]
-    servers: tuple[str, ...]
-    reference: str  # "": no ratio, unless there are variants
-    columns: tuple[Column, ...]
-    judged: Column | None = CPU_US  # the figure whose ratio is taken; None: no ratio
-    loop: str = "closed"  # closed, open or none
-    variants: tuple[Variant, ...] = ()
-    program: str = LOAD  # or a script below benchmarks/
-    has_server: bool = True  # False: the program is the server, too
-    has_bound: bool = False  # fastbcast's memory must stay within what it promises
-    hard_cap_bytes: int = 0  # the promise for a channel's backlog; 0: the installed fastbcast's defaults
-    may_peers_stop: bool = False  # a peer that loses messages or stops is a result, not a failure
-    min_probes: int = 0  # connects without which there is no p99 of them
-
 
 CLOSED_COLUMNS = (CPU_US, RATE, BATCH, SERVER_SHARE, CLIENT_SHARE, COMPLETION_P50, COMPLETION_P99, STEAL)
 
@@ -111,6 +54,24 @@ def pipelined(
             CLOSED_COLUMNS,
         )
         for judge in ("first", "all")
+    ]
+
+
+PEERS = ("picows", "socketify", "websockets", "tornado", "aiohttp", "starlette", "ws", "bun")
+
+
+def peers(clients: int = 1000, seconds: float = 2) -> list[Case]:
+    """The same on servers in use today, one in flight and 64, judged by all: what each costs per delivery."""
+    load = f"--clients {clients} --size 128 --judge all --seconds {seconds:g}"
+    return [
+        Case(
+            f"{in_flight} in flight, judge all",
+            [*load.split(), "--in-flight", str(in_flight), "--warmup", str(warmup)],
+            (SUBJECT, *floors, *PEERS),
+            floors[0],
+            CLOSED_COLUMNS,
+        )
+        for in_flight, warmup, floors in ((1, 20, ("floor",)), (64, 64, ("floor-coalesce", "floor")))
     ]
 
 
@@ -399,7 +360,7 @@ def freshness(
 
 
 def quick(clients: int = 200) -> list[Case]:
-    """All of the above, small and once, in under a minute: a check for CI, its figures mean little."""
+    """All of the above but the peers, small and once, in under a minute: a check for CI, its figures mean little."""
     own = (SUBJECT, "floor-coalesce")
     return [
         *lockstep(clients, 100),
@@ -415,6 +376,6 @@ def quick(clients: int = 200) -> list[Case]:
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
-        lockstep, pipelined, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+        lockstep, pipelined, peers, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
     )
 }

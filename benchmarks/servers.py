@@ -145,4 +145,6 @@ COMMANDS: Mapping[str, Callable[[], list[str]]] = {
     "starlette": lambda: python_peer_command(
         "starlette", "starlette_loop.py", "starlette", "uvicorn", "websockets", "uvloop", "httptools"
     ),
+    "tornado": lambda: python_peer_command("tornado", "tornado_chat.py", "tornado", "uvloop"),
+    "socketify": lambda: python_peer_command("socketify", "socketify_publish.py", "socketify"),
 }

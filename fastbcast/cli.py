@@ -1,4 +1,4 @@
-"""The `fastbcast` command: serve, demo, publish, listen, load."""
+"""The `fastbcast` command: serve, demo, publish, listen, load, bench."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import uvloop
 from . import __version__
 from .door import DEFAULT_CHANNEL
 from .hub import Hub
-from .load.command import load_command
+from .load.command import bench_command, load_command
 from .options import POLICIES, ChannelOptions, HubOptions
 from .server import Server, serve
 from .tool import listen_to, publish_to
@@ -103,6 +103,7 @@ def main() -> None:
 
 
 main.add_command(load_command)
+main.add_command(bench_command)
 
 
 @main.command("serve")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-if TYPE_CHECKING:
-    from .result import Result
-
-__all__ = ["load_command"]
+__all__ = ["bench_command", "load_command"]
 
 EXIT_WRONG = 1
 EXIT_USAGE = 2
@@ -151,7 +150,7 @@ def load_command(
     from .crew import LoadFailed, run_load
     from .plan import Plan
     from .progress import Progress
-    from .report import write_report
+    from .report import render_report
     from .result import find_problems, make_result
     from .table import print_result
 
@@ -171,11 +170,62 @@ def load_command(
     unmet = [problem for requirement in requirements if (problem := requirement.check(result))]
     result["unmet"] = unmet
     print_result(result)
+    if json_path is not None:
+        _write(json_path, json.dumps(result, indent=1) + "\n")
+    if html_path is not None:
+        _write(html_path, render_report(result))
+    sys.exit(EXIT_WRONG if unmet or find_problems(result) else 0)
+
+
+@click.command("bench")
+@click.option("--quick", is_flag=True, help="A small part of it, in under a minute. Its figures mean little.")
+@click.option("--rounds", type=click.IntRange(1), help="Measure each row so often.  [default: 3; 1 with --quick]")
+@click.option("--clients", metavar="LIST", help="Only these numbers of clients: 100,1000")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
+def bench_command(quick: bool, rounds: int | None, clients: str | None, json_path: Path | None, quiet: bool) -> None:
+    """Measure this fastbcast on this machine: 100 to 15,000 clients, beside a C program that does the least there is.
+
+    Server and clients have a processor each. Prints the table that the README shows.
+
+    Exit status: 0; 1 if messages were missing or wrong; 2 usage; 3 no result.
+    """
+    check_installed()
+    from .bench import FULL, QUICK, describe, estimate_seconds, measure_matrix, why_left_out
+    from .machine import describe_machine
+    from .table import print_bench
+    from .target import ServerUnavailable
+
+    matrix, rounds = (QUICK, rounds or 1) if quick else (FULL, rounds or 3)
+    if clients is not None:
+        try:
+            matrix = replace(matrix, clients=tuple(int(count) for count in clients.split(",")))
+        except ValueError:
+            fail(f"{clients!r} is not like 100,1000", EXIT_USAGE)
+        if min(matrix.clients) < 1:
+            fail("there must be a client", EXIT_USAGE)
+    if len(os.sched_getaffinity(0)) < 2:
+        click.echo("one processor only: server and clients share it, and no figure is valid", err=True)
+    click.echo(f"about {estimate_seconds(matrix, rounds) / 60:.0f} minutes", err=True)
+    for cell in matrix.cells():
+        if why := why_left_out(cell):
+            click.echo(f"left out: {describe(cell)}: {why}", err=True)
     try:
-        if json_path is not None:
-            json_path.write_text(json.dumps(result, indent=1) + "\n")
-        if html_path is not None:
-            write_report(result, html_path)
+        rows = measure_matrix(matrix, rounds, is_quiet=quiet)
+    except ServerUnavailable as unavailable:
+        fail(str(unavailable), EXIT_NO_RESULT)
+    print_bench(rows)
+    if json_path is not None:
+        document = {
+            "machine": describe_machine(),
+            "rows": [{**vars(row), "cell": vars(row.cell)} for row in rows],
+        }
+        _write(json_path, json.dumps(document, indent=1) + "\n")
+    sys.exit(EXIT_WRONG if any(row.problems for row in rows) else 0)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", EXIT_NO_RESULT)
-    sys.exit(EXIT_WRONG if unmet or find_problems(result) else 0)

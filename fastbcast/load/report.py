@@ -1,2 +1,2 @@
-def write_report(result, path):
-    pass
+def render_report(result):
+    return ""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .bench import FASTBCAST, Row, describe_bytes, ratios
 from .result import Result, find_problems
 
-__all__ = ["MIB", "print_result"]
+__all__ = ["make_bench_table", "print_bench", "print_result"]
 
 MIB = 1024 * 1024
 PIPE_COLUMNS = 120
+BENCH_COLUMNS = 200
 _POINTS = ("p50", "p90", "p99", "p99.9", "max")
 
 
 def print_result(result: Result) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = PIPE_COLUMNS
+    console = _console()
     console.print(_figures(result))
     if result["delivery_ms"]["count"]:
         console.print(_times(result))
@@ -43,6 +45,52 @@ def _how(settings: dict[str, Any]) -> str:
         return f"{settings['rate']:,g} messages/s, latency from the intended time"
     judge = "all subscribers have" if settings["judge"] == "all" else "the first subscriber has"
     return f"{settings['in_flight']:,} in flight until {judge} them"
+
+
+def print_bench(rows: list[Row]) -> None:
+    """The table of `fastbcast bench`: Markdown, so that it can be pasted."""
+    console = _console()
+    console.width = max(console.width, BENCH_COLUMNS)  # a line of Markdown is never broken
+    console.print(make_bench_table(rows))
+    for row in rows:
+        for problem in dict.fromkeys(row.problems):
+            console.print(Text(f"✗ {row.server}, {row.cell.clients:,} clients: {problem}", style="bold red"))
+
+
+def make_bench_table(rows: list[Row]) -> Table:
+    """A line for each cell: fastbcast's figures, and the floor's processor time for comparison."""
+    floors = {row.cell: row for row in rows if row.server != FASTBCAST}
+    table = Table(box=box.MARKDOWN, pad_edge=True)
+    for title in ("clients", "in flight", "size", "slow", "deliveries/s", "MB/s", "last has it p50 ms", "p99 ms",
+                  "CPU us", "floor", "of the floor", "clients' CPU", "not valid"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        if row.server != FASTBCAST:
+            continue
+        cell, floor = row.cell, floors.get(row.cell)
+        of_floor = ratios(row, floor) if floor is not None else []
+        spread = f" ({min(of_floor):.2f}..{max(of_floor):.2f})" if len(of_floor) > 1 else ""
+        table.add_row(
+            f"{cell.clients:,}", f"{cell.in_flight}", describe_bytes(cell.size_bytes), f"{cell.slow_share:.0%}",
+            _short(row.median("deliveries_per_second"), 0), _short(row.median("payload_mb_per_second"), 0),
+            _short(row.median("completion_ms", "p50"), 1), _short(row.median("completion_ms", "p99"), 1),
+            _short(row.median("server", "cpu_us_per_delivery"), 3),
+            _short(floor.median("server", "cpu_us_per_delivery") if floor is not None else None, 3),
+            f"{statistics.median(of_floor):.2f}{spread}" if of_floor else "",
+            _short(row.median("client", "cpu_share"), 2), row.marks,
+        )
+    return table
+
+
+def _short(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    return console
 
 
 def _figures(result: Result) -> Table:

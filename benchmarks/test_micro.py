@@ -5,11 +5,8 @@ Clients are drained outside the measured part, so no socket is ever full. Compar
 single figures of a shared machine move by tens of per cent.
 """
 
-import asyncio
-import socket
-
 import pytest
-import uvloop
+from harness import Harness
 
 import fastbcast
 from fastbcast import _frames
@@ -64,63 +61,6 @@ def test_publish_with_a_key_to_a_channel_that_conflates(benchmark):
             channel.publish(b"x" * 128, key=key)
 
     benchmark(publish_100)
-
-
-class Harness:
-    """A hub with `count` real clients, driven step by step."""
-
-    def __init__(self, count, policy):
-        self.loop = uvloop.new_event_loop()
-        self.hub = fastbcast.Hub()
-        self.hub.configure("*", policy=policy)
-        self.server = self.loop.run_until_complete(self._serve())
-        self.sockets = [self._connect() for _ in range(count)]
-        while sum(channel.subscribers for channel in self.hub.channels()) < count:
-            self._turn()
-
-    async def _serve(self):
-        return await fastbcast.serve(self.hub)
-
-    def _turn(self):
-        self.loop.run_until_complete(asyncio.sleep(0))
-
-    def _connect(self):
-        sock = socket.create_connection(("127.0.0.1", self.server.port))
-        sock.sendall(
-            b"GET /x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        sock.setblocking(False)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            self._turn()
-            try:
-                head += sock.recv(4096)
-            except BlockingIOError:
-                pass
-        return sock
-
-    def publish_and_flush(self, messages, message):
-        async def publish():
-            for number in range(messages):
-                self.hub.publish("x", message, key=number % 8)
-            await self.hub.flushed()
-
-        self.loop.run_until_complete(publish())
-
-    def drain(self):
-        for sock in self.sockets:
-            try:
-                while len(sock.recv(1 << 20)) == 1 << 20:
-                    pass
-            except BlockingIOError:
-                pass
-
-    def close(self):
-        for sock in self.sockets:
-            sock.close()
-        self.loop.run_until_complete(self.server.close())
-        self.loop.close()
 
 
 @pytest.fixture

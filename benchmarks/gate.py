@@ -145,6 +145,16 @@ def read_limits() -> dict[str, Any]:
     return limits
 
 
+def find_recording_commit() -> str:
+    git = ["git", "-C", str(HERE.parent)]
+    if first_line_of(*git, "rev-parse", "--is-shallow-repository") == "true":  # its oldest commit seems to have all
+        raise NothingToCompare(f"the commit that recorded {LIMITS.name} is not in a shallow clone: fetch the history")
+    commit = first_line_of(*git, "log", "-1", "--format=%h", "--", str(LIMITS))
+    if not commit:
+        raise NothingToCompare(f"no commit here has recorded {LIMITS.name}: --base REV, or --record")
+    return commit
+
+
 def choose_before(revision: str | None, limits: Mapping[str, Any]) -> Figures:
     """The figures to compare with: a commit's, the recorded ones, or those of the commit that recorded them."""
     if revision is None:
@@ -157,9 +167,7 @@ def choose_before(revision: str | None, limits: Mapping[str, Any]) -> Figures:
         print(f"{LIMITS.name} was recorded with other tools, so its figures do not count here:")
         for name in others:
             print(f"  {name}: {recorded.get(name)}; here {here[name]}")
-        revision = first_line_of("git", "-C", str(HERE.parent), "log", "-1", "--format=%h", "--", str(LIMITS))
-        if not revision:
-            raise NothingToCompare(f"no commit here has recorded {LIMITS.name}: --base REV, or --record")
+        revision = find_recording_commit()
     print(f"building and counting {revision}", flush=True)
     return count_base(revision)
 

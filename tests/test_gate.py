@@ -15,17 +15,20 @@ def run_gate(monkeypatch, tmp_path):
     limits = tmp_path / "gate.json"
     limits.write_text(json.dumps({"allowed_excess": 0.05, "toolchain": TOOLCHAIN, "figures": BEFORE}))
 
-    def run(*arguments, after=BEFORE, base=None, toolchain=TOOLCHAIN):
+    def run(*arguments, after=BEFORE, base=None, toolchain=TOOLCHAIN, is_shallow=False):
         def count_base(revision):
             if base is None:
                 raise gate.NothingToCompare("it cannot be built")
             return base
 
+        def answer_of_git(*command):
+            return str(is_shallow).lower() if "--is-shallow-repository" in command else "abc1234"
+
         monkeypatch.setattr(gate, "LIMITS", limits)
         monkeypatch.setattr(gate, "count_figures", lambda: after)
         monkeypatch.setattr(gate, "count_base", count_base)
         monkeypatch.setattr(gate, "describe_toolchain", lambda: toolchain)
-        monkeypatch.setattr(gate, "first_line_of", lambda *command: "abc1234")
+        monkeypatch.setattr(gate, "first_line_of", answer_of_git)
         return gate.main(arguments)
 
     run.limits = limits
@@ -80,6 +83,11 @@ def test_another_toolchain_is_not_judged_by_the_recorded_figures(run_gate, capsy
 def test_where_that_cannot_be_counted_the_gate_is_not_green(run_gate, capsys):
     assert run_gate(toolchain=TOOLCHAIN | {"uvloop": "0.24.0"}) == 2
     assert "it cannot be built" in capsys.readouterr().err
+
+
+def test_a_shallow_clone_is_not_compared_with_itself(run_gate, capsys):
+    assert run_gate(toolchain=TOOLCHAIN | {"uvloop": "0.24.0"}, base=BEFORE, is_shallow=True) == 2
+    assert "shallow" in capsys.readouterr().err
 
 
 def test_a_base_is_compared_with_even_where_figures_are_recorded(run_gate):

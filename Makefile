@@ -22,7 +22,7 @@ BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run test lint types cov bench bench-quick debug asan dist clean
+.PHONY: help run test lint types cov bench bench-quick gate debug asan dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ bench: .venv/built .venv/extra-bench  ## the small benchmarks (pytest-benchmark)
 
 bench-quick: .venv/built  ## the end-to-end benchmark in its short form; the long ones: benchmarks/README.md
 	$(BIN)/python benchmarks/run.py quick $(ARGS)
+
+gate: .venv/built  ## fail if a step of the data path takes more instructions than recorded (valgrind)
+	$(BIN)/python benchmarks/gate.py $(ARGS)
 
 # The other builds are whole packages in a folder of their own. Tests run from there, so that they and the
 # processes they start import that package and not the one in place.

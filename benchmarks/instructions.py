@@ -38,6 +38,11 @@ def bare_environment() -> dict[str, str]:
     return {**environment, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def callgrind(profile: Path | str, *options: str) -> list[str]:
+    """What a command begins with, so that it is counted."""
+    return ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", *options]
+
+
 def read_total(profiles: list[Path]) -> int:
     """Instructions in callgrind's output; a process that forked has written several files."""
     total = 0
@@ -51,8 +56,7 @@ def read_total(profiles: list[Path]) -> int:
 def count_instructions(name: str, load: list[str]) -> int:
     """One run: start under callgrind, one load, stop; all instructions of the process."""
     with tempfile.TemporaryDirectory() as folder:
-        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.%p"]
-        command = [*valgrind, *COMMANDS[name]()]
+        command = [*callgrind(f"{folder}/callgrind.%p"), *COMMANDS[name]()]
         environment = bare_environment()
         with Server(
             name, command, environment=environment, start_timeout_seconds=START_TIMEOUT_SECONDS

@@ -1,33 +1,43 @@
 """What each step of the data path costs: `pytest benchmarks`, and `--benchmark-compare` between two commits.
 
-Procedure: one process, sockets of the loopback device, the kernel's send included where it says "sweep".
-Clients are drained outside the measured part, so no socket is ever full. Compare ratios on one machine;
-single figures of a shared machine move by tens of per cent.
+Procedure: one process, sockets of the loopback device, the kernel's send included where it says "sweep", its
+recv where it says "inbound". Clients are drained, and send, outside the measured part, so no socket is ever full.
+Only "end to end" is another process, and there the clients' sends and reads in Python are in the figure:
+`run.py` measures what a server can do. Compare ratios on one machine; single figures of a shared machine
+move by tens of per cent.
 """
 
-import asyncio
 import socket
 
 import pytest
-import uvloop
+from harness import UPGRADE, Harness, mask_frame
+from servers import SUBJECT, Server, fastbcast_command
 
 import fastbcast
 from fastbcast import _frames
 from fastbcast._log import Log
 
 SIZES = [32, 128, 1024, 65536]
+INBOUND_BYTES = 64 * 1024  # what a client sends at a time: a read's worth, or one large message
+READ_TIMEOUT_SECONDS = 30
+
+
+def repeat_100(function, argument):
+    """A single call is too short for the clock: some rounds would be of one call, others of many."""
+    for _ in range(100):
+        function(argument)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.benchmark(group="encode")
 def test_encode_bytes(benchmark, size):
-    benchmark(_frames.encode, b"x" * size)
+    benchmark(repeat_100, _frames.encode, b"x" * size)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.benchmark(group="encode")
 def test_encode_str(benchmark, size):
-    benchmark(_frames.encode, "x" * size)
+    benchmark(repeat_100, _frames.encode, "x" * size)
 
 
 @pytest.mark.parametrize("size", [128, 1024])
@@ -48,7 +58,7 @@ def test_append_to_the_log(benchmark, size):
 def test_publish_without_subscribers(benchmark):
     hub = fastbcast.Hub()
     channel = hub.channel("x")
-    benchmark(channel.publish, b"x" * 128)
+    benchmark(repeat_100, channel.publish, b"x" * 128)
 
 
 @pytest.mark.benchmark(group="publish")
@@ -64,63 +74,6 @@ def test_publish_with_a_key_to_a_channel_that_conflates(benchmark):
             channel.publish(b"x" * 128, key=key)
 
     benchmark(publish_100)
-
-
-class Harness:
-    """A hub with `count` real clients, driven step by step."""
-
-    def __init__(self, count, policy):
-        self.loop = uvloop.new_event_loop()
-        self.hub = fastbcast.Hub()
-        self.hub.configure("*", policy=policy)
-        self.server = self.loop.run_until_complete(self._serve())
-        self.sockets = [self._connect() for _ in range(count)]
-        while sum(channel.subscribers for channel in self.hub.channels()) < count:
-            self._turn()
-
-    async def _serve(self):
-        return await fastbcast.serve(self.hub)
-
-    def _turn(self):
-        self.loop.run_until_complete(asyncio.sleep(0))
-
-    def _connect(self):
-        sock = socket.create_connection(("127.0.0.1", self.server.port))
-        sock.sendall(
-            b"GET /x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        sock.setblocking(False)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            self._turn()
-            try:
-                head += sock.recv(4096)
-            except BlockingIOError:
-                pass
-        return sock
-
-    def publish_and_flush(self, messages, message):
-        async def publish():
-            for number in range(messages):
-                self.hub.publish("x", message, key=number % 8)
-            await self.hub.flushed()
-
-        self.loop.run_until_complete(publish())
-
-    def drain(self):
-        for sock in self.sockets:
-            try:
-                while len(sock.recv(1 << 20)) == 1 << 20:
-                    pass
-            except BlockingIOError:
-                pass
-
-    def close(self):
-        for sock in self.sockets:
-            sock.close()
-        self.loop.run_until_complete(self.server.close())
-        self.loop.close()
 
 
 @pytest.fixture
@@ -158,3 +111,82 @@ def test_clients_that_keep_up_cost_the_same_under_every_policy(benchmark, make_h
     benchmark.pedantic(
         harness.publish_and_flush, args=(64, b"x" * 128), setup=harness.drain, rounds=100, warmup_rounds=3
     )
+
+
+def inbound(benchmark, harness, message):
+    """64 KiB of what a client has sent, from the socket to the handler; divide by the number of messages."""
+    messages = max(1, INBOUND_BYTES // len(message))
+    frames = mask_frame(message) * messages
+    benchmark.pedantic(
+        harness.receive_messages,
+        args=(messages,),
+        setup=lambda: harness.send_frames(frames),
+        rounds=200,
+        warmup_rounds=10,
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.benchmark(group="inbound")
+def test_inbound_bytes(benchmark, make_harness, size):
+    inbound(benchmark, make_harness(1), b"x" * size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.benchmark(group="inbound")
+def test_inbound_str(benchmark, make_harness, size):
+    """The same, and UTF-8 is checked."""
+    inbound(benchmark, make_harness(1), "x" * size)
+
+
+class Clients:
+    """Plain sockets in this process, connected to a relay in another one. The first is the publisher."""
+
+    def __init__(self, port, count):
+        self.sockets = [self._connect(port) for _ in range(count)]
+
+    def _connect(self, port):
+        sock = socket.create_connection(("127.0.0.1", port), READ_TIMEOUT_SECONDS)
+        sock.sendall(UPGRADE)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._read(sock, 4096)
+        return sock
+
+    def _read(self, sock, max_bytes):
+        received = sock.recv(max_bytes)
+        if not received:
+            raise ConnectionError("the server has closed a connection")
+        return received
+
+    def relay(self, frames, expected_bytes):
+        """Send `frames`, and read what comes of them from every client."""
+        self.sockets[0].sendall(frames)
+        for sock in self.sockets:
+            missing = expected_bytes
+            while missing:
+                missing -= len(self._read(sock, missing))
+
+    def close(self):
+        for sock in self.sockets:
+            sock.close()
+
+
+@pytest.fixture(scope="module")
+def relay_port():
+    """The port of `fastbcast serve --relay`, a process of its own."""
+    with Server(SUBJECT, fastbcast_command()) as server:
+        yield int(server.url.rstrip("/").rpartition(":")[2])
+
+
+@pytest.mark.parametrize(("clients", "messages"), [(1, 1), (100, 1), (100, 64)])
+@pytest.mark.benchmark(group="end to end")
+def test_relay(benchmark, relay_port, clients, messages):
+    """`messages` of 128 bytes at once, until every client has them."""
+    connected = Clients(relay_port, clients)
+    message = b"x" * 128
+    expected_bytes = messages * len(_frames.encode(message))
+    benchmark.pedantic(
+        connected.relay, args=(mask_frame(message) * messages, expected_bytes), rounds=200, warmup_rounds=10
+    )
+    connected.close()

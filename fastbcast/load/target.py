@@ -97,6 +97,7 @@ class Server:
         self._environment = environment
         self._start_timeout_seconds = start_timeout_seconds
         self._output = tempfile.TemporaryFile()
+        self._all_output = ""
 
     def __enter__(self) -> Server:
         self._process = subprocess.Popen(
@@ -130,6 +131,8 @@ class Server:
 
     @property
     def output(self) -> str:
+        if self._output.closed:
+            return self._all_output
         return os.pread(self._output.fileno(), 1 << 20, 0).decode(errors="replace")
 
     @property
@@ -159,3 +162,5 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self.exit_code = self._process.wait()
+        self._all_output = self.output
+        self._output.close()

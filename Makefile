@@ -103,7 +103,7 @@ clean:  ## remove everything that make made, .venv included
 .venv/built: .venv/made $(CONFIG) $(CORE)
 	@$(if $(filter $(CONFIG),$?),rm -rf build/release)
 	$(if $(filter-out $(CORE),$?),\
-	    $(BIN)/python $(PIP_INSTALL) --no-build-isolation --editable .,\
+	    $(BIN)/python $(PIP_INSTALL) --no-build-isolation --editable '.[load]',\
 	    $(BIN)/python setup.py --quiet build_ext --inplace)
 	@touch $@
 

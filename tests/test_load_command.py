@@ -12,7 +12,7 @@ import pytest
 from conftest import seconds
 
 from fastbcast.load.plan import Plan, parse_bytes, parse_slow, parse_sources
-from fastbcast.load.result import BadRequirement, parse_requirement
+from fastbcast.load.require import BadRequirement, parse_requirement
 
 LOAD = [sys.executable, "-m", "fastbcast", "load"]
 RELAY = Path(__file__).parent / "faulty_relay.py"

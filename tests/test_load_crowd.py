@@ -39,7 +39,10 @@ def test_a_connection_is_open_when_the_right_answer_is_complete():
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 403 Forbidden"),
         (b"HTTP/1.1 503 \xff\r\n\r\n", "HTTP/1.1 503 ÿ"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\n\r\n", "Sec-WebSocket-Accept is missing or wrong"),
-        (b"HTTP/1.1 101 Yes\r\nSec-WebSocket-Accept: " + b"A" * 28 + b"\r\n\r\n", "Sec-WebSocket-Accept is missing or wrong"),
+        (
+            b"HTTP/1.1 101 Yes\r\nSec-WebSocket-Accept: " + b"A" * 28 + b"\r\n\r\n",
+            "Sec-WebSocket-Accept is missing or wrong",
+        ),
         (b"garbage\r\n\r\n", "garbage"),
         (b"\r\n\r\n", ""),
         (b"HTTP/1.1 101 Yes\r\nX: " + b"y" * 20000, "the response's head is too long"),
@@ -181,7 +184,12 @@ def test_frames_that_may_not_be_are_corrupt(data, corrupt):
 
 
 @pytest.mark.parametrize(
-    "data", [encode_frame(TEXT, b"masked", mask=b"abcd"), struct.pack("!BBQ", 0x82, 127, 2**40), b"\x81\x7f" + b"\xff" * 8]
+    "data",
+    [
+        encode_frame(TEXT, b"masked", mask=b"abcd"),
+        struct.pack("!BBQ", 0x82, 127, 2**40),
+        b"\x81\x7f" + b"\xff" * 8,
+    ],
 )
 def test_a_stream_that_cannot_be_read_on_is_ended(data):
     with Loopback() as loopback:

@@ -10,9 +10,11 @@
              _audit.pyx     every message accounted for
              _board.pyx     what the processes share: counts, histograms, how far each has come
       -> timeline.py        the run as time passes
-      -> result.py          the figures, and what makes them invalid
+      -> result.py          the figures, and what makes them invalid; require.py judges them
            machine.py, endpoints.py     what the kernel knows
       -> table.py, report.py, progress.py   the figures, for people
+
+    bench.py        the matrix, on servers that target.py starts; floor/ is a server in C that does the least there is
 
 It works with any WebSocket server that sends what a client says to all clients of the same URL, or that only sends.
 Linux only: it stands on epoll. It needs the extra `load`: pip install 'fastbcast[load]'.

@@ -107,7 +107,7 @@ class Row:
         return "".join(mark for mark, start in marks.items() if any(note.startswith(start) for note in notes))
 
 
-def _find(result: Result, path: tuple[str, ...]) -> float | None:
+def _find(result: Result, path: tuple[str, ...]) -> Any:
     value: Any = result
     for key in path:
         value = value.get(key) if value is not None else None

@@ -1,4 +1,4 @@
-"""The commands `fastbcast load` and `fastbcast bench`: options, and what they print. Nothing heavy is imported before."""
+"""The commands `fastbcast load` and `fastbcast bench`. Nothing heavy is imported before one of them runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _requirements(context: click.Context, parameter: click.Parameter, texts: tup
     if not texts:
         return ()
     check_installed()
-    from .result import BadRequirement, parse_requirement
+    from .require import BadRequirement, parse_requirement
 
     try:
         return tuple(parse_requirement(text) for text in texts)

@@ -75,5 +75,6 @@ class Connector:
     def make_request(self, channel: int) -> tuple[bytes, bytes]:
         """The head of a handshake, and what its Sec-WebSocket-Accept must be (RFC 6455 section 4.1)."""
         key = base64.b64encode(os.urandom(16))
-        head = f"GET {self.plan.path_of(channel)} HTTP/1.1\r\n{self._lines}\r\nSec-WebSocket-Key: {key.decode()}\r\n\r\n"
+        start = f"GET {self.plan.path_of(channel)} HTTP/1.1\r\n"
+        head = f"{start}{self._lines}\r\nSec-WebSocket-Key: {key.decode()}\r\n\r\n"
         return head.encode(), base64.b64encode(hashlib.sha1(key + _GUID).digest())

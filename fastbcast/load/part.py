@@ -4,8 +4,8 @@
       every process      published,     published,     nothing more    all processes
       its own share      not measured   measured       is published    report
 
-The first process publishes and moves the phases; the others follow. Each runs its Fleet for some milliseconds at a time,
-and does in between what needs Python: connect more, let clients of the churn go, take its own processor time.
+The first process publishes and moves the phases; the others follow. Each runs its Fleet for some milliseconds at a
+time, and does in between what needs Python: connect more, let clients of the churn go, take its own processor time.
 """
 
 from __future__ import annotations

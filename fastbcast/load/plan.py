@@ -137,7 +137,7 @@ class Plan:
         return range(max(0, self.clients - self.slow_clients - self.guests))
 
     def all_clients(self) -> list[Client]:
-        """The same for the same plan. Kinds are mixed, so that the slow ones stand wherever a server has its clients."""
+        """The same for the same plan. Kinds are mixed: the slow ones stand wherever a server has its clients."""
         clients = [Client(number % self.channels) for number in self.steady()]
         for slow in self.slow:
             clients += [Client(number % self.channels, slow=slow) for number in range(slow.count(self.clients))]
@@ -189,7 +189,7 @@ def parse_slow(text: str) -> Slow:
     amount, _, pace = text.partition(":")
     try:
         share = float(amount[:-1]) / 100 if amount.endswith("%") else float(int(amount))
-        if not 0 < share or (amount.endswith("%") and share >= 1):
+        if not share > 0 or (amount.endswith("%") and share >= 1):
             raise ValueError
         if pace == "stall":
             return Slow(share, math.inf, 0, text)

@@ -1,8 +1,7 @@
-"""The figures of a run, as one document: what --json writes, the table shows, the report draws and --require judges."""
+"""The figures of a run, as one document: --json writes it, the table shows it, the report draws it."""
 
 from __future__ import annotations
 
-import re
 import statistics
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,7 +17,7 @@ from .machine import describe_machine
 from .plan import Plan
 from .timeline import make_histogram
 
-__all__ = ["BadRequirement", "Requirement", "Result", "find_problems", "make_result", "parse_requirement"]
+__all__ = ["WRONG_COUNTS", "Result", "find_problems", "make_result"]
 
 Result = dict[str, Any]
 
@@ -155,7 +154,7 @@ def _describe_distribution(histogram: HdrHistogram) -> list[list[float]]:
     """[percentile, ms] along the curve that a latency plot draws: the closer to 100 the denser."""
     if not histogram.total_count:
         return []
-    points = []
+    points: list[list[float]] = []
     percent, step = 0.0, 2.5
     while len(points) < MAX_DISTRIBUTION_POINTS and (100 - percent) / 100 * histogram.total_count >= 1:
         points.append([percent, histogram.get_value_at_percentile(percent) / 1e6])
@@ -234,67 +233,3 @@ def _find_notes(run: Run, result: Result) -> list[str]:
     if run.was_interrupted:
         notes.append("interrupted: the figures are of what was published by then")
     return notes
-
-
-# Requirements.
-
-_OPERATORS = {
-    "<=": lambda value, limit: value <= limit,
-    ">=": lambda value, limit: value >= limit,
-    "!=": lambda value, limit: value != limit,
-    "<": lambda value, limit: value < limit,
-    ">": lambda value, limit: value > limit,
-    "=": lambda value, limit: value == limit,
-}
-_FACTORS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1000.0, "k": 1e3, "m": 1e6, "%": 0.01}
-_TIMES = {"": "delivery", "completion_": "completion", "handshake_": "handshake", "spread_": "spread",
-          "slow_": "slow_delivery"}
-_POINTS = ("p50", "p90", "p99", "p99.9", "max")
-_PLAIN = {
-    **{name: (name,) for name in (*WRONG_COUNTS, "skipped", "lost", "deliveries", "deliveries_per_second")},
-    "late": ("late", "count"),
-    "refused": ("handshakes", "refused"),
-    "handshakes_per_second": ("handshakes", "per_second"),
-    "client_cpu_share": ("client", "cpu_share"),
-    "server_cpu_share": ("server", "cpu_share"),
-    "server_cpu_us_per_delivery": ("server", "cpu_us_per_delivery"),
-    "server_rss_peak_bytes": ("server", "rss_peak_bytes"),
-}
-
-
-class BadRequirement(ValueError):
-    """It cannot be understood; the text says what can."""
-
-
-class Requirement:
-    """One --require: `p99<50ms`, `missing=0`, `deliveries_per_second>1M`."""
-
-    def __init__(self, text: str, path: tuple[str, ...], operator: str, limit: float) -> None:
-        self.text = text
-        self.path = path
-        self.operator = operator
-        self.limit = limit
-
-    def check(self, result: Result) -> str | None:
-        """None if it holds; else why not. A figure that there is not does not hold."""
-        value: Any = result
-        for key in self.path:
-            value = value.get(key) if value is not None else None
-        if value is None:
-            return f"{self.text}: there is no such figure in this run"
-        return None if _OPERATORS[self.operator](value, self.limit) else f"{self.text}: it is {value:,.6g}"
-
-
-def parse_requirement(text: str) -> Requirement:
-    found = re.fullmatch(r"\s*([a-z_0-9.]+)\s*(<=|>=|!=|<|>|=)\s*([0-9.]+)\s*([a-zA-Z%]*)\s*", text)
-    names = {**_PLAIN, **{f"{prefix}{point}": (f"{name}_ms", point) for prefix, name in _TIMES.items()
-                          for point in _POINTS}}
-    if found is None or found[4].lower() not in _FACTORS:
-        raise BadRequirement(f"{text!r} is not like p99<50ms, missing=0 or deliveries_per_second>1M")
-    if found[1] not in names:
-        raise BadRequirement(f"{found[1]!r} is not a figure; there are {', '.join(sorted(names))}")
-    try:
-        limit = float(found[3]) * _FACTORS[found[4].lower()]
-    except ValueError:
-        raise BadRequirement(f"{found[3]!r} is not a number") from None
-    return Requirement(text, names[found[1]], found[2], limit)

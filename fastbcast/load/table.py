@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .bench import FASTBCAST, Row, describe_bytes, ratios
-from .result import Result, find_problems
+from .result import WRONG_COUNTS, Result, find_problems
 
 __all__ = ["make_bench_table", "print_bench", "print_result"]
 
@@ -110,13 +110,13 @@ def _figures(result: Result) -> Table:
         f"{_number(result['deliveries_per_second'], '/s')}, {_number(result['payload_mb_per_second'], ' MB/s', 1)}"
         f" of payload, {_number(result['wire_bytes_per_message'], ' bytes on the wire each', 1)}",
     )
-    table.add_row("wrong", ", ".join(f"{result[name]:,} {name}" for name in ("missing", "doubled", "reordered", "corrupt")))
+    table.add_row("wrong", ", ".join(f"{result[name]:,} {name}" for name in WRONG_COUNTS))
     if result["slow_clients"]["count"]:
         slow = result["slow_clients"]
         table.add_row(
             "slow clients",
-            f"{slow['count']:,}: {slow['open']:,} open, {slow['lingering']:,} closed with data unread, {slow['gone']:,} gone,"
-            f" {result['skipped']:,} messages skipped, {slow['unread_bytes'] / MIB:,.1f} MiB unread in the kernel",
+            f"{slow['count']:,}: {slow['open']:,} open, {slow['lingering']:,} closed with data unread, {slow['gone']:,}"
+            f" gone, {result['skipped']:,} messages skipped, {slow['unread_bytes'] / MIB:,.1f} MiB unread",
         )
     if handshakes["churned"]:
         table.add_row("churn", f"{handshakes['churned']:,} clients came and went")
@@ -143,8 +143,9 @@ def _times(result: Result) -> Table:
     table.add_column("ms", style="dim")
     for point in _POINTS:
         table.add_column(point, justify="right")
-    rows = {"delivery": "one subscriber has it", "completion": "the last one has it", "slow_delivery": "a slow one has it"}
-    for name, title in rows.items():
+    rows = (("delivery", "one subscriber has it"), ("completion", "the last one has it"),
+            ("slow_delivery", "a slow one has it"))
+    for name, title in rows:
         times = result[f"{name}_ms"]
         if times["count"]:
             table.add_row(title, *(f"{times[point]:,.2f}" for point in _POINTS))

@@ -96,7 +96,7 @@ class Server:
         self._core = core
         self._environment = environment
         self._start_timeout_seconds = start_timeout_seconds
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the server)
         self._all_output = ""
 
     def __enter__(self) -> Server:

@@ -16,8 +16,8 @@ Invariants
 
 import zlib
 
-from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strerror
 from posix.unistd cimport close
@@ -30,7 +30,6 @@ from fastbcast._frames cimport (
     OPCODE_CONTINUATION,
     OPCODE_PING,
     OPCODE_PONG,
-    OPCODE_TEXT,
 )
 from fastbcast.load._audit cimport PUBLISHER, SLOW, Audit, Reader
 from fastbcast.load._board cimport Board, record

@@ -6,7 +6,12 @@ import zipfile
 from pathlib import Path
 
 CORE = sorted(path.stem for path in Path("fastbcast").glob("*.pyx"))
-DATA = ["py.typed", "web/index.html", *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi"))]
+DATA = [
+    "py.typed",
+    "web/index.html",
+    "load/report.html.jinja",
+    *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi")),
+]
 
 
 def check(archive: Path, names: list[str], wanted: list[str], unwanted: tuple[str, ...]) -> bool:

@@ -26,6 +26,7 @@ if os.environ.get("CI") == "true":
     hypothesis.settings.load_profile("ci")
 
 TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))
+MILLISECONDS = 1000  # Playwright counts in them
 
 
 def seconds(value):
@@ -58,6 +59,19 @@ def run(request):
         return {"uvloop": uvloop.run, "asyncio": asyncio.run}[request.param](bounded())
 
     return run_coroutine
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium. Only as long as a module: Playwright's own event loop runs in this thread meanwhile."""
+    from playwright.sync_api import expect, sync_playwright
+
+    program = find_program("chromium", "chromium-browser", "google-chrome")
+    expect.set_options(timeout=seconds(20) * MILLISECONDS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, chromium_sandbox=False)
+        yield browser
+        browser.close()
 
 
 class ServerProcess:

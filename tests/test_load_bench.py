@@ -21,7 +21,8 @@ def result(cpu_us, *notes):
 def test_the_quick_form_prints_a_row_for_each_cell_and_keeps_all_figures(tmp_path):
     path = tmp_path / "bench.json"
     done = subprocess.run(
-        [*BENCH, "--quick", "--clients", "20", "--json", str(path)], capture_output=True, text=True, timeout=seconds(100)
+        [*BENCH, "--quick", "--clients", "20", "--json", str(path)],
+        capture_output=True, text=True, timeout=seconds(100),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.startswith("about ")

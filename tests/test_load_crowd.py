@@ -334,8 +334,10 @@ def test_a_slow_client_that_is_closed_is_lost():
     with Loopback() as loopback:
         slow = loopback.connect(Kind.SLOW, every_seconds=0.001)
         slow.sock.sendall(encode_frame(CLOSE, close_payload(1013)))
-        loopback.until(lambda: loopback.counts["lost"] == 1)
-        assert loopback.fleet.read_closes() == {1013: 1}
+        loopback.until(lambda: loopback.counts["lost_slow"] == 1)
+        assert loopback.counts["lost"] == 0
+        assert loopback.fleet.read_closes() == {}
+        assert loopback.fleet.read_closes(of_slow=True) == {1013: 1}
         assert loopback.fleet.slow_descriptors() == []
 
 

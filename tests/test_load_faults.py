@@ -78,7 +78,7 @@ def test_without_a_fault_nothing_is_found(load, judge):
     assert wrong(result) == {}
     assert status == 0, output
     assert result["deliveries"] == 2000
-    assert result["published"] == 120
+    assert result["published"] == 100
     assert "✓" in output
 
 

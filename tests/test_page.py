@@ -8,23 +8,10 @@ import re
 import sys
 
 import pytest
-from conftest import find_program, seconds
-from playwright.sync_api import expect, sync_playwright
+from conftest import MILLISECONDS, seconds
+from playwright.sync_api import expect
 from test_foreign_clients import check_browser
 from websockets.sync.client import connect
-
-SECOND = 1000  # Playwright counts in milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    # Only as long as this module: Playwright's own event loop runs in this thread meanwhile.
-    program = find_program("chromium", "chromium-browser", "google-chrome")
-    expect.set_options(timeout=seconds(20) * SECOND)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, chromium_sandbox=False)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -35,7 +22,7 @@ def open_page(browser):
     def open_url(url, **options):
         origin = "/".join(url.split("/")[:3]) + "/"
         context = browser.new_context(**options)
-        context.set_default_timeout(seconds(20) * SECOND)
+        context.set_default_timeout(seconds(20) * MILLISECONDS)
         contexts.append(context)
 
         def is_stray(address):

@@ -14,7 +14,8 @@ cdef struct Counts:
     uint64_t opened                 # handshakes that were answered with 101; those of the churn included
     uint64_t open                   # subscribers that are connected now
     uint64_t refused                # handshakes that were not
-    uint64_t lost                   # connections that the server ended
+    uint64_t lost                   # connections that the server ended, but for slow ones
+    uint64_t lost_slow              # of those, too: what a server's policy may do
     uint64_t published              # messages
     uint64_t received               # messages, each counted once for each subscriber that has it
     uint64_t measured               # of them, those of the measured window; slow subscribers' are not in it

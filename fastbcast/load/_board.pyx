@@ -106,6 +106,15 @@ cdef class Board:
             total += self.sent[stream]
         return total
 
+    @property
+    def published_in_window(self) -> int:
+        """Messages that are measured, of all streams."""
+        cdef uint64_t total = 0, stream
+        if self.shared.window_start_ns:
+            for stream in range(self.streams):
+                total += self.sent[stream] - self.measured_from[stream]
+        return total
+
     def start_window(self, uint64_t time_ns) -> None:
         """What is published from now on is measured. First process; nothing may be under way."""
         cdef uint32_t stream

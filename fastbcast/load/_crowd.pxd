@@ -77,7 +77,7 @@ cdef class Crowd(Audit):
     cdef size_t read_buf_bytes
     cdef dict inflaters             # number -> its decompressor
     cdef dict problems              # what went wrong with handshakes -> how often
-    cdef uint32_t closes[CLOSE_CODES]
+    cdef uint32_t closes[2][CLOSE_CODES]    # of slow subscribers, and of all others
     cdef uint64_t mask_state
 
     cdef bint _send_request(self, Connection* connection) noexcept nogil

@@ -238,9 +238,12 @@ cdef class Crowd(Audit):
         """Why handshakes failed: {reason: how often}."""
         return dict(self.problems)
 
-    def read_closes(self) -> dict:
-        """Connections that the server ended: {close code: how many}; 1006 without a CLOSE, 1005 without a code."""
-        return {code: self.closes[code] for code in range(CLOSE_CODES) if self.closes[code]}
+    def read_closes(self, *, bint of_slow=False) -> dict:
+        """Connections that the server ended, slow ones' or all others', by close code.
+
+        1006 stands for no CLOSE at all, 1005 for one without a code (RFC 6455 section 7.4.1).
+        """
+        return {code: self.closes[of_slow][code] for code in range(CLOSE_CODES) if self.closes[of_slow][code]}
 
     def read_lateness(self) -> list:
         """(number, mean latency in ns) of each subscriber that reads all it can and is open."""
@@ -329,8 +332,11 @@ cdef class Crowd(Audit):
             self._refuse(connection, "the connection was closed during the handshake", 0)
             return
         if connection.state == OPEN:    # else it leaves, and we began it
-            self.tally.counts.lost += 1
-            self.closes[code if code < CLOSE_CODES else ABNORMAL_CLOSURE] += 1
+            if connection.kind == SLOW:
+                self.tally.counts.lost_slow += 1
+            else:
+                self.tally.counts.lost += 1
+            self.closes[connection.kind == SLOW][code if code < CLOSE_CODES else ABNORMAL_CLOSURE] += 1
         self._close_reader(connection)
         self._free(connection)
         with gil:

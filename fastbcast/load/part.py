@@ -49,6 +49,7 @@ class PartReport:
     connecting_seconds: float = 0.0
     problems: dict[str, int] = field(default_factory=dict)
     closes: dict[int, int] = field(default_factory=dict)
+    slow_closes: dict[int, int] = field(default_factory=dict)
     lateness: list[tuple[int, int]] = field(default_factory=list)
     slow_ends: SlowEnds = field(default_factory=SlowEnds)
     churned: int = 0
@@ -188,6 +189,7 @@ class Part:
         self.report.slow_ends = look_at_slow_ends(self.fleet.slow_descriptors())
         self.report.problems = self.fleet.read_problems()
         self.report.closes = self.fleet.read_closes()
+        self.report.slow_closes = self.fleet.read_closes(of_slow=True)
         self.report.lateness = self.fleet.read_lateness()
 
     # Turns.

@@ -27,11 +27,12 @@ MIN_SERVER_CPU_SHARE = 0.95
 """Of a processor, below which a closed loop did not measure the server."""
 MAX_WAIT_SHARE = 0.05
 """Of the window, above which somebody else had the processor."""
-MAX_DISTRIBUTION_POINTS = 200
+MAX_DISTRIBUTION_POINTS = 600
 LATE_FACTOR = 5.0
 LATE_LEAST_MS = 5.0
 """A client is late if its mean latency is so many times the median client's, and so much more."""
 WRONG_COUNTS = ("missing", "doubled", "reordered", "corrupt")
+UNKNOWN_WHEN_LISTENING = ("missing", "doubled", "reordered", "skipped")
 
 
 def make_result(run: Run) -> Result:
@@ -58,7 +59,7 @@ def make_result(run: Run) -> Result:
             "churned": sum(part.churned for part in parts),
         },
         "seconds": seconds,
-        "published": board.published,
+        "published": board.published_in_window,
         "deliveries": counts["measured"],
         "deliveries_per_second": _divide(counts["measured"], seconds),
         "payload_mb_per_second": _divide(counts["payload_bytes"] / 1e6, seconds),
@@ -66,9 +67,11 @@ def make_result(run: Run) -> Result:
         "wire_bytes_per_message": _divide(counts["wire_bytes"], counts["received"]),
         "messages_compressed": counts["compressed"],
         **{f"{name}_ms": _describe_times(histogram) for name, histogram in histograms.items()},
-        **{name: counts[name] for name in (*WRONG_COUNTS, "skipped", "lost")},
+        **{name: None if plan.is_listening and name in UNKNOWN_WHEN_LISTENING else counts[name]
+           for name in (*WRONG_COUNTS, "skipped", "lost")},
         "closes": {str(code): count for code, count in sorted(_sum_by_key(part.closes for part in parts).items())},
         "stopped": first.has_stopped,
+        "unmet": [],
         "late": _find_late(run),
         "client": {
             "processes": plan.processes,
@@ -84,7 +87,10 @@ def make_result(run: Run) -> Result:
             "socket_bytes_idle": first.socket_bytes_idle,
             "socket_bytes_after": first.socket_bytes_after,
             "socket_bytes_settled": first.socket_bytes_settled,
-            "socket_bytes_peak": max((interval.socket_bytes or 0 for interval in run.timeline.intervals), default=None),
+            "socket_bytes_peak": max(
+                (interval.socket_bytes for interval in run.timeline.intervals if interval.socket_bytes is not None),
+                default=None,
+            ),
         },
         "slow_clients": _describe_slow(run),
         "distribution": {name: _describe_distribution(histograms[name]) for name in ("delivery", "completion")},
@@ -95,7 +101,7 @@ def make_result(run: Run) -> Result:
 
 
 def find_problems(result: Result) -> list[str]:
-    """What was wrong with the messages or connections, in words. Speed is never wrong."""
+    """What was wrong with the messages or connections, and what was required and is not so, in words."""
     problems = [f"{result[name]:,} messages {name}" for name in WRONG_COUNTS if result[name]]
     if result["lost"]:
         codes = ", ".join(f"{code}: {count:,}" for code, count in result["closes"].items())
@@ -109,14 +115,14 @@ def find_problems(result: Result) -> list[str]:
             f"{late['count']:,} clients late: the worst by {late['worst_ms']:.1f} ms on average, the median client"
             f" by {late['median_ms']:.1f}"
         )
-    if not result["deliveries"]:
+    if not result["deliveries"] and result["seconds"]:
         why = "" if result["settings"]["expect_prefix"] is not None else (
             ": does the server send what a client says to all clients of its URL?"
         )
         problems.insert(0, f"no message arrived{why}")
     elif result["stopped"]:
         problems.insert(0, "nothing arrived any more, and the rest was not waited for")
-    return problems
+    return problems + [f"not met: {unmet}" for unmet in result["unmet"]]
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:
@@ -198,7 +204,9 @@ def _describe_slow(run: Run) -> dict[str, Any]:
     ends = SlowEnds()
     for part in run.parts:
         ends.add(part.slow_ends)
-    return {"count": run.plan.slow_clients, **asdict(ends)}
+    closes = _sum_by_key(part.slow_closes for part in run.parts)
+    by_code = {str(code): count for code, count in sorted(closes.items())}
+    return {"count": run.plan.slow_clients, **asdict(ends), "closes": by_code}
 
 
 def _find_notes(run: Run, result: Result) -> list[str]:

@@ -199,6 +199,7 @@ cdef class Crowd(Audit):
             if connection.state == OPEN:
                 connection.state = LEAVING
                 connection.connect_ns = now_ns()
+                self._watch(connection)     # a slow one reads from now on, or it would not see the answer
         return True
 
     def close(self) -> None:

@@ -535,6 +535,7 @@ cdef class Crowd(Audit):
             elif connection.reader.receipts != NULL:
                 frames += 1
                 if frame.is_final and frame.rsv == 0 and frame.opcode and connection.message == NULL:
+                    connection.message_opcode = frame.opcode
                     self._take_message(connection, 0, data + at, frame.payload_bytes, read_ns)
                 else:
                     self._take_data(
@@ -559,6 +560,7 @@ cdef class Crowd(Audit):
             self.tally.counts.corrupt += 1
             return
         if is_first:
+            connection.message_opcode = opcode
             connection.message_rsv = rsv
             if is_final:
                 self._take_message(connection, rsv, payload, len, read_ns)

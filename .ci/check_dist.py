@@ -5,13 +5,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-CORE = sorted(path.stem for path in Path("fastbcast").glob("*.pyx"))
-DATA = [
-    "py.typed",
-    "web/index.html",
-    "load/report.html.jinja",
-    *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi")),
-]
+PACKAGE = Path("fastbcast")
+CORE = sorted(str(path.with_suffix("")) for path in PACKAGE.rglob("*.pyx"))
+DATA = ["fastbcast/py.typed", "fastbcast/web/index.html", "pytest_fastbcast.py", *map(str, PACKAGE.rglob("*.py"))]
+DATA += ["fastbcast/load/report.html.jinja", "fastbcast/load/floor/floor.c", "fastbcast/load/floor/wire.h"]
+DATA += [f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi")]
 
 
 def check(archive: Path, names: list[str], wanted: list[str], unwanted: tuple[str, ...]) -> bool:
@@ -28,11 +26,10 @@ def main(folder: Path) -> int:
     with tarfile.open(sdist) as tar:
         in_sdist = [member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()]
     in_wheel = zipfile.ZipFile(wheel).namelist()
-    data = [f"fastbcast/{name}" for name in DATA]
     compiled = [name.partition(".")[0] for name in in_wheel if name.endswith(".so")]
-    is_right = check(sdist, in_sdist, [*data, "setup.py", "Makefile", "tests/conftest.py"], (".c", ".so"))
-    is_right &= check(wheel, in_wheel, data, (".c",))
-    if sorted(compiled) != [f"fastbcast/{name}" for name in CORE]:
+    is_right = check(sdist, in_sdist, [*DATA, "setup.py", "Makefile", "tests/conftest.py"], (".c", ".so"))
+    is_right &= check(wheel, in_wheel, DATA, (".c",))
+    if sorted(compiled) != CORE:
         print(f"the wheel's compiled modules are {sorted(compiled)}, the sources' {CORE}")
         is_right = False
     return 0 if is_right else 1

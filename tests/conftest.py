@@ -16,6 +16,9 @@ import hypothesis
 import pytest
 import uvloop
 
+# A build's folder (make asan) has no entry points; where there is one this changes nothing.
+pytest_plugins = ["pytest_fastbcast"]
+
 # Where SIGINT is ignored (a job in the background of a script) the processes that are started here would
 # inherit that, and could not be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)

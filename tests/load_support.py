@@ -19,8 +19,9 @@ RESPONSE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnectio
 PAYLOAD_BYTES = 64
 
 
-def make_key():
-    key = base64.b64encode(os.urandom(16))
+def make_key(key=None):
+    """A handshake's key, or the given one, and the answer to it."""
+    key = key or base64.b64encode(os.urandom(16))
     return key, base64.b64encode(hashlib.sha1(key + GUID).digest())
 
 

@@ -8,11 +8,13 @@ import struct
 import zlib
 
 import pytest
+from conftest import seconds
 from hypothesis import given
 from hypothesis import strategies as st
 from load_support import PAYLOAD_BYTES, Loopback, make_key
 from reference import BINARY, CLOSE, PING, PONG, TEXT, close_payload, encode_frame
 
+from fastbcast.load._audience import Audience
 from fastbcast.load._audit import Kind
 from fastbcast.load._board import Board
 from fastbcast.load._fleet import Fleet
@@ -100,7 +102,7 @@ def test_there_is_room_for_so_many_and_a_number_is_used_again():
         assert not loopback.fleet.has_room()
         pair = socket.socketpair()
         with pair[0], pair[1], pytest.raises(ValueError, match="room for 2"):
-            loopback.fleet.add(pair[0].fileno(), Kind.STEADY, 0, b"", make_key()[1])
+            loopback.fleet.add(pair[0].detach(), Kind.STEADY, 0, b"", make_key()[1])
         assert loopback.fleet.leave(ends[0].number, is_abrupt=True)
         assert not loopback.fleet.leave(ends[0].number)
         assert loopback.connect().number == ends[0].number
@@ -110,7 +112,7 @@ def test_there_is_room_for_so_many_and_a_number_is_used_again():
 def test_what_there_is_not_is_refused(kind, at):
     pair = socket.socketpair()
     with Loopback() as loopback, pair[0], pair[1], pytest.raises(ValueError, match="no channel, stream or kind"):
-        loopback.fleet.add(pair[0].fileno(), kind, at, b"", make_key()[1])
+        loopback.fleet.add(pair[0].detach(), kind, at, b"", make_key()[1])
 
 
 # Frames.
@@ -299,7 +301,46 @@ def test_all_descriptors_are_given_back():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("kind", [Fleet, Audience])
+def test_what_cannot_be_made_closes_nothing_that_is_not_its_own(kind):
+    with pytest.raises(ValueError, match="40 bytes"):
+        kind(Board(1, 1), 0, 1, 1, 4)
+    gc.collect()
+    os.fstat(0)
+
+
+def test_a_descriptor_that_add_refuses_is_closed_and_takes_no_place():
+    with Loopback(capacity=1) as loopback:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.settimeout(seconds(10))
+            with pytest.raises(ValueError, match="no channel"):
+                loopback.fleet.add(ours.detach(), 9, 0, b"x", make_key()[1])
+            assert theirs.recv(1) == b""
+        descriptor = os.open(__file__, os.O_RDONLY)  # epoll takes no files
+        with pytest.raises(PermissionError):
+            loopback.fleet.add(descriptor, Kind.STEADY, 0, b"x", make_key()[1])
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+        loopback.connect()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.settimeout(seconds(10))
+            with pytest.raises(ValueError, match="room for 1"):
+                loopback.fleet.add(ours.detach(), Kind.STEADY, 0, b"x", make_key()[1])
+            assert theirs.recv(1) == b""
+
+
 # Slow ones.
+
+
+def test_a_slow_client_that_leaves_sees_the_answer():
+    with Loopback() as loopback:
+        slow = loopback.connect(Kind.SLOW, every_seconds=float("inf"))
+        loopback.fleet.leave(slow.number)
+        loopback.until(lambda: slow.read() != b"")
+        slow.sock.sendall(encode_frame(CLOSE, close_payload(1000)))
+        loopback.until(slow.is_at_end)
 
 
 def test_a_stalled_client_reads_nothing_and_nobody_waits_for_it():

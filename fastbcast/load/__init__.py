@@ -9,6 +9,7 @@
              _crowd.pyx     thousands of clients: handshakes, reading, leaving
              _audit.pyx     every message accounted for
              _board.pyx     what the processes share: counts, histograms, how far each has come
+             _audience.pyx  another kind of crowd: what clients got is kept, for fastbcast.testing
       -> timeline.py        the run as time passes
       -> result.py          the figures, and what makes them invalid; require.py judges them
            machine.py, endpoints.py     what the kernel knows

@@ -50,7 +50,8 @@ cdef struct Connection:
     # A message that came in fragments.
     uint8_t* message
     size_t message_bytes
-    uint8_t message_opcode, message_rsv
+    uint8_t message_rsv
+    uint8_t message_opcode      # of the newest message, in fragments or not
     # What the kernel has not taken yet: the request, then frames.
     uint8_t* unsent
     size_t unsent_start, unsent_end, unsent_capacity

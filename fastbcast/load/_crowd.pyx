@@ -97,7 +97,7 @@ cdef class Crowd(Audit):
         self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, uint32_t capacity,
         *, bytes prefix=None, **rest,
     ):
-        self.epoll_fd = -1      # first of all: it is not ours to close
+        self.epoll_fd = -1
         self.connections = <Connection*>calloc(capacity, sizeof(Connection))
         self.slow_numbers = <uint32_t*>calloc(capacity, sizeof(uint32_t))
         if self.connections == NULL or self.slow_numbers == NULL or not self._reserve(READ_BYTES):
@@ -122,7 +122,7 @@ cdef class Crowd(Audit):
             if self.connections[number].state != FREE:
                 release(&self.connections[number])
                 self.free_reader(&self.connections[number].reader)
-        if self.epoll_fd >= 0:
+        if self.connections != NULL and self.epoll_fd >= 0:     # else __cinit__ did not get so far
             close(self.epoll_fd)
         free(self.connections)
         free(self.slow_numbers)
@@ -138,21 +138,26 @@ cdef class Crowd(Audit):
         `accept` what Sec-WebSocket-Accept must be. A SLOW one reads `read_bytes` (0: all there is) every
         `every_seconds` (infinite: never) once it is open.
 
-        Raises ValueError if there is no room, or no such channel or stream.
+        Raises ValueError if there is no room, or no such channel or stream; OSError, MemoryError. `fd` is closed then.
         """
         cdef Connection* connection
         cdef epoll_event event
+        cdef bint has_room = self.free_numbers or self.top < self.capacity
+        problem = None
         if len(accept) != sizeof(connection.accept):
-            raise ValueError("accept has 28 characters")
-        if kind > PUBLISHER or at >= (self.board.streams if kind == PUBLISHER else self.channels):
-            raise ValueError(f"there is no channel, stream or kind like that: {kind}, {at}")
+            problem = "accept has 28 characters"
+        elif kind > PUBLISHER or at >= (self.board.streams if kind == PUBLISHER else self.channels):
+            problem = f"there is no channel, stream or kind like that: {kind}, {at}"
+        elif not has_room:
+            problem = f"there is room for {self.capacity} connections"
+        if problem is not None:
+            close(fd)
+            raise ValueError(problem)
         if self.free_numbers:
             number = self.free_numbers.pop()
-        elif self.top < self.capacity:
+        else:
             number = self.top
             self.top += 1
-        else:
-            raise ValueError(f"there is room for {self.capacity} connections")
         connection = &self.connections[number]
         self.inflaters.pop(number, None)
         memset(connection, 0, sizeof(Connection))
@@ -171,9 +176,11 @@ cdef class Crowd(Audit):
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
             error = errno
             self._free(connection)
+            self.free_numbers.append(number)
             raise OSError(error, strerror(error).decode())
         if not self._append(connection, <const uint8_t*>request, len(request)):
             self._free(connection)
+            self.free_numbers.append(number)
             raise MemoryError
         return number
 
@@ -191,6 +198,7 @@ cdef class Crowd(Audit):
             if connection.state == OPEN:
                 connection.state = LEAVING
                 connection.connect_ns = now_ns()
+                self._watch(connection)     # a slow one reads from now on, or it would not see the answer
         return True
 
     def close(self) -> None:
@@ -532,6 +540,7 @@ cdef class Crowd(Audit):
             elif connection.reader.receipts != NULL:
                 frames += 1
                 if frame.is_final and frame.rsv == 0 and frame.opcode and connection.message == NULL:
+                    connection.message_opcode = frame.opcode
                     self._take_message(connection, 0, data + at, frame.payload_bytes, read_ns)
                 else:
                     self._take_data(
@@ -556,6 +565,7 @@ cdef class Crowd(Audit):
             self.tally.counts.corrupt += 1
             return
         if is_first:
+            connection.message_opcode = opcode
             connection.message_rsv = rsv
             if is_final:
                 self._take_message(connection, rsv, payload, len, read_ns)

@@ -62,12 +62,13 @@ cdef class Fleet(Crowd):
         self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, uint32_t capacity,
         *, bint is_text=True, int wake_fd=-1, **rest,
     ):
-        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-        if self.timer_fd < 0:
-            raise OSError(errno, strerror(errno).decode())
+        self.timer_fd = -1
         self.publishers = <Connection**>calloc(board.streams, sizeof(Connection*))
         if self.publishers == NULL:
             raise MemoryError
+        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if self.timer_fd < 0:
+            raise OSError(errno, strerror(errno).decode())
         self.opcode = OPCODE_TEXT if is_text else OPCODE_BINARY
         self.wake_fd = wake_fd
         self._add_to_epoll(self.timer_fd, TIMER)
@@ -75,7 +76,7 @@ cdef class Fleet(Crowd):
             self._add_to_epoll(wake_fd, WAKE)
 
     def __dealloc__(self):
-        if self.timer_fd > 0:
+        if self.publishers != NULL and self.timer_fd >= 0:      # else __cinit__ did not get so far
             close(self.timer_fd)
         free(self.publishers)
 

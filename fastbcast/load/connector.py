@@ -46,8 +46,11 @@ class Connector:
         lines += [f"{name}: {value}" for name, value in plan.headers]
         self._lines = "\r\n".join(lines)
 
-    def open_socket(self) -> int:
-        """Return the descriptor of a socket that connects. Whoever calls owns it."""
+    def open_socket(self, receive_buffer_bytes: int = 0) -> int:
+        """Return the descriptor of a socket that connects. Whoever calls owns it.
+
+        receive_buffer_bytes: SO_RCVBUF, before it connects, since that settles the window's scale; 0: the kernel's.
+        """
         try:
             sock = socket.socket(self.family, socket.SOCK_STREAM)
         except OSError as error:
@@ -57,6 +60,8 @@ class Connector:
         with sock:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if receive_buffer_bytes:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
             try:
                 if self._sources is not None:
                     source = next(self._sources)

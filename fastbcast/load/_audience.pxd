@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from fastbcast.load._crowd cimport Crowd
+from fastbcast.load._inbound cimport Inbound
 
 
 cdef struct Listener:
@@ -16,7 +16,7 @@ cdef struct Entry:
     uint64_t payload_bytes
 
 
-cdef class Audience(Crowd):
+cdef class Audience(Inbound):
     # Set once.
     cdef int wake_fd
     cdef readonly uint64_t max_kept_bytes

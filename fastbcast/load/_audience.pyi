@@ -3,10 +3,10 @@ from typing import Any
 from typing_extensions import Self, disjoint_base
 
 from ._board import Board
-from ._crowd import Crowd
+from ._inbound import Inbound
 
 @disjoint_base
-class Audience(Crowd):
+class Audience(Inbound):
     max_kept_bytes: int
     unanswered: int
     kept_bytes: int

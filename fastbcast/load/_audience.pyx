@@ -32,11 +32,11 @@ from fastbcast.load._crowd cimport (
     LEAVING,
     OPEN,
     Connection,
-    Crowd,
     epoll_ctl,
     epoll_event,
     epoll_wait,
 )
+from fastbcast.load._inbound cimport Inbound
 from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:
@@ -51,8 +51,8 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned value, int flags)
 
 
-cdef class Audience(Crowd):
-    """Up to `capacity` subscribers; see Crowd for the other arguments.
+cdef class Audience(Inbound):
+    """Up to `capacity` subscribers; see Inbound for the other arguments.
 
     max_kept_bytes: how much payload is kept, in all; 0: messages are only counted.
     """
@@ -82,9 +82,9 @@ cdef class Audience(Crowd):
         free(self.journal)
 
     def add(self, *arguments, **options) -> int:
-        """As Crowd.add; ValueError once `capacity` connections were there, gone or not. The descriptor is closed then."""
+        """As Inbound.add; ValueError once `capacity` connections were there, gone or not. The descriptor is closed then."""
         self.free_numbers = []      # nobody comes in the place of one that has gone
-        return Crowd.add(self, *arguments, **options)
+        return Inbound.add(self, *arguments, **options)
 
     # Listening.
 
@@ -124,7 +124,7 @@ cdef class Audience(Crowd):
         self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
     ) noexcept nogil:
         if rsv:
-            Crowd._take_message(self, connection, rsv, payload, len, read_ns)   # comes back without it
+            Inbound._take_message(self, connection, rsv, payload, len, read_ns)   # comes back without it
             return
         self.tally.counts.received += 1
         self.listeners[connection.number].messages += 1
@@ -162,7 +162,7 @@ cdef class Audience(Crowd):
         if opcode == OPCODE_PONG and len == sizeof(uint64_t) and memcmp(payload, &listener.ping, len) == 0:
             self._answered(listener)
         else:
-            Crowd._take_control(self, connection, opcode, payload, len)
+            Inbound._take_control(self, connection, opcode, payload, len)
 
     cdef void _answered(self, Listener* listener) noexcept nogil:
         if listener.ping:
@@ -174,12 +174,12 @@ cdef class Audience(Crowd):
     cdef void _lose(self, Connection* connection, uint32_t code) noexcept nogil:
         if connection.state == OPEN:
             self.listeners[connection.number].close_code = code if code < CLOSE_CODES else ABNORMAL_CLOSURE
-        Crowd._lose(self, connection, code)
+        Inbound._lose(self, connection, code)
 
     cdef void _free(self, Connection* connection) noexcept nogil:
         self._answered(&self.listeners[connection.number])
         self.news += 1
-        Crowd._free(self, connection)
+        Inbound._free(self, connection)
 
     # Between two `listen`.
 

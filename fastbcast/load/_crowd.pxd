@@ -11,8 +11,6 @@ cdef enum:
     LEAVING = 4         # our CLOSE was sent, theirs has not come
 
     LEAVE_SECONDS = 2               # for the answer to our CLOSE
-    READ_BYTES = 262144             # most that one recv takes
-    MAX_MESSAGE_BYTES = 67108864    # 64 MiB: a message that is longer is taken for garbage
     MAX_HEAD_BYTES = 16384          # of the answer to a handshake
     CLOSE_CODES = 5000              # RFC 6455 section 7.4: 1000 to 4999
     NO_STATUS_RECEIVED = 1005       # a CLOSE without a code
@@ -30,6 +28,10 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
     int epoll_wait(int epoll_fd, epoll_event* events, int max_events, int timeout_ms)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
 
 
 cdef struct Connection:
@@ -62,10 +64,6 @@ cdef class Crowd(Audit):
     # Set once.
     cdef int epoll_fd
     cdef readonly uint32_t capacity
-    cdef bint has_prefix            # nothing here is published: messages begin with `prefix`, if it is not empty
-    cdef bytes prefix
-    cdef const uint8_t* prefix_data
-    cdef size_t prefix_bytes
     # State.
     cdef Connection* connections
     cdef uint32_t top               # connections from there on were never used
@@ -74,9 +72,6 @@ cdef class Crowd(Audit):
     cdef uint64_t next_read_ns      # when a slow subscriber reads again
     cdef uint32_t slow_count
     cdef uint32_t* slow_numbers
-    cdef uint8_t* read_buf
-    cdef size_t read_buf_bytes
-    cdef dict inflaters             # number -> its decompressor
     cdef dict problems              # what went wrong with handshakes -> how often
     cdef uint32_t closes[2][CLOSE_CODES]    # of slow subscribers, and of all others
     cdef uint64_t mask_state
@@ -91,27 +86,9 @@ cdef class Crowd(Audit):
     cdef void _refuse(self, Connection* connection, const char* problem, int error) noexcept nogil
     cdef void _lose(self, Connection* connection, uint32_t code) noexcept nogil
     cdef void _free(self, Connection* connection) noexcept nogil
-    cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil
-    cdef void _read_slow(self, uint64_t now) noexcept nogil
     cdef size_t _take_response(
         self, Connection* connection, const uint8_t* head, size_t len, uint64_t read_ns
     ) noexcept nogil
-    cdef size_t _take_frames(
-        self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns
-    ) noexcept nogil
-    cdef void _take_data(
-        self, Connection* connection, uint8_t opcode, bint is_final, uint8_t rsv, const uint8_t* payload, size_t len,
-        uint64_t read_ns
-    ) noexcept nogil
-    cdef void _take_message(
-        self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
-    ) noexcept nogil
-    cdef void _take_control(
-        self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
-    ) noexcept nogil
-    cdef object _inflate(self, Connection* connection, bytes payload)
     cdef void _close_reader(self, Connection* connection) noexcept nogil
     cdef void _write_off(self, uint64_t now) noexcept nogil
-    cdef bint _reserve(self, size_t len) noexcept nogil
     cdef uint32_t _next_mask(self) noexcept nogil
-    cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil

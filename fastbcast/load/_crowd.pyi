@@ -14,9 +14,8 @@ class Crowd(Audit):
         channels: int,
         payload_bytes: int,
         capacity: int,
-        *,
-        prefix: bytes | None = None,
-        **rest: Any,
+        *rest: Any,
+        **more: Any,
     ) -> Self: ...
     @property
     def capacity(self) -> int: ...

@@ -1,20 +1,14 @@
-"""Thousands of WebSocket clients in one thread: their handshakes, their reading, their leaving.
+"""Thousands of WebSocket clients in one thread: their handshakes, what they write, their leaving.
 
     add(fd) -> CONNECTING -> HANDSHAKING -> OPEN -> LEAVING -> FREE
                     '-- refused ---'----------'-- the server ended it --'
-
-It must not be what is measured. One recv of up to 256 KiB for each socket that has something, one look at the
-clock for each recv and not for each frame, and a frame that is the expected one costs two comparisons.
 
 Invariants
 
 1. A connection that is not FREE owns its fd, and the epoll set has it.
 2. A subscriber has receipts while it is OPEN, and only then: nothing else is judged.
-3. A frame that straddles two reads is kept by its connection, and goes in front of the next read.
-4. After anything that may end a connection its state is looked at before it is used again.
+3. After anything that may end a connection its state is looked at before it is used again.
 """
-
-import zlib
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -23,23 +17,15 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strerror
 from posix.unistd cimport close
 
 from fastbcast._clock cimport now_ns
-from fastbcast._frames cimport (
-    MAX_CONTROL_PAYLOAD_BYTES,
-    OPCODE_BINARY,
-    OPCODE_CLOSE,
-    OPCODE_CONTINUATION,
-    OPCODE_PING,
-    OPCODE_PONG,
-)
+from fastbcast._frames cimport MAX_CONTROL_PAYLOAD_BYTES, OPCODE_CLOSE
 from fastbcast.load._audit cimport PUBLISHER, SLOW, Audit, Reader
 from fastbcast.load._board cimport Board, record
-from fastbcast.load._wire cimport Frame, apply_mask, read_header, scramble, write_header
+from fastbcast.load._wire cimport apply_mask, scramble, write_header
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    int MSG_DONTWAIT, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR
+    int MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR
     ssize_t send(int fd, const void* data, size_t len, int flags)
-    ssize_t recv(int fd, void* data, size_t len, int flags)
     int getsockopt(int fd, int level, int option, void* value, unsigned* len)
 
 
@@ -87,32 +73,23 @@ cdef extern from "<string.h>" nogil:
 
 
 cdef class Crowd(Audit):
-    """Up to `capacity` connections, subscribers and publishers; see Audit for the other arguments.
-
-    With a `prefix` (bytes) nothing is published here: whatever the server sends is counted, and messages that do not
-    begin with it count as corrupt.
-    """
+    """Up to `capacity` connections, subscribers and publishers; see Audit for the other arguments."""
 
     def __cinit__(
         self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, uint32_t capacity,
-        *, bytes prefix=None, **rest,
+        *rest, **more,
     ):
         self.epoll_fd = -1
         self.connections = <Connection*>calloc(capacity, sizeof(Connection))
         self.slow_numbers = <uint32_t*>calloc(capacity, sizeof(uint32_t))
-        if self.connections == NULL or self.slow_numbers == NULL or not self._reserve(READ_BYTES):
+        if self.connections == NULL or self.slow_numbers == NULL:
             raise MemoryError
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, strerror(errno).decode())
         self.capacity = capacity
         self.free_numbers = []
-        self.inflaters = {}
         self.problems = {}
-        self.has_prefix = prefix is not None
-        self.prefix = prefix or b""
-        self.prefix_data = self.prefix
-        self.prefix_bytes = len(self.prefix)
         self.next_read_ns = <uint64_t>-1
         self.mask_state = board.run_id
 
@@ -126,7 +103,6 @@ cdef class Crowd(Audit):
             close(self.epoll_fd)
         free(self.connections)
         free(self.slow_numbers)
-        free(self.read_buf)
 
     def add(
         self, int fd, uint32_t kind, uint32_t at, bytes request not None, bytes accept not None,
@@ -159,7 +135,6 @@ cdef class Crowd(Audit):
             number = self.top
             self.top += 1
         connection = &self.connections[number]
-        self.inflaters.pop(number, None)
         memset(connection, 0, sizeof(Connection))
         connection.fd = fd
         connection.number = number
@@ -438,222 +413,6 @@ cdef class Crowd(Audit):
         self.mask_state = scramble(self.mask_state)
         return <uint32_t>self.mask_state
 
-    # Reading.
-
-    cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil:
-        """What epoll says of a connection. It may be gone afterwards."""
-        if connection.state == FREE:    # ended since epoll said so
-            return
-        if connection.state == CONNECTING:
-            self._send_request(connection)
-        elif events & EPOLLOUT and not self._flush(connection):
-            return
-        elif events & EPOLLIN or (events & (EPOLLERR | EPOLLHUP) and connection.pace_ns == 0):
-            self._read(connection, READ_BYTES)
-        elif events & (EPOLLERR | EPOLLHUP):
-            self._lose(connection, ABNORMAL_CLOSURE)
-
-    cdef void _read_slow(self, uint64_t now) noexcept nogil:
-        """Let the slow subscribers read whose time has come."""
-        cdef uint32_t i = self.slow_count
-        cdef Connection* connection
-        if now < self.next_read_ns:
-            return
-        self.next_read_ns = <uint64_t>-1
-        while i:    # backwards: who ends gives its place to the last
-            i -= 1
-            connection = &self.connections[self.slow_numbers[i]]
-            if now >= connection.next_read_ns:
-                connection.next_read_ns = now + connection.pace_ns
-                if connection.pace_bytes:
-                    self._read(connection, connection.pace_bytes)
-                else:
-                    while self._read(connection, READ_BYTES):
-                        pass
-                if connection.state == FREE:
-                    continue
-            self.next_read_ns = min(self.next_read_ns, connection.next_read_ns)
-
-    cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil:
-        """One recv, and all whole frames in it. False: nothing was there, or the connection is gone."""
-        cdef size_t kept_bytes = connection.kept_bytes, len, taken = 0
-        cdef ssize_t got
-        cdef uint64_t read_ns
-        cdef uint8_t* kept
-        if not self._reserve(kept_bytes + most_bytes):
-            self._lose(connection, ABNORMAL_CLOSURE)
-            return False
-        got = recv(connection.fd, self.read_buf + kept_bytes, most_bytes, MSG_DONTWAIT)
-        if got <= 0:
-            if got == 0 or (errno != EAGAIN and errno != EINTR):
-                self._lose(connection, ABNORMAL_CLOSURE)
-            return False
-        read_ns = now_ns()
-        if kept_bytes:
-            memcpy(self.read_buf, connection.kept, kept_bytes)
-        len = kept_bytes + <size_t>got
-        if connection.state == HANDSHAKING:
-            taken = self._take_response(connection, self.read_buf, len, read_ns)
-            got -= taken
-        if connection.state >= OPEN:
-            self.tally.counts.wire_bytes += got
-            taken += self._take_frames(connection, self.read_buf + taken, len - taken, read_ns)
-        if connection.state == FREE:
-            return False
-        len -= taken
-        if len == 0:
-            free(connection.kept)
-            connection.kept = NULL
-        elif len > kept_bytes:
-            kept = <uint8_t*>realloc(connection.kept, len)
-            if kept == NULL:
-                self._lose(connection, ABNORMAL_CLOSURE)
-                return False
-            connection.kept = kept
-        if len:
-            memcpy(connection.kept, self.read_buf + taken, len)
-        connection.kept_bytes = len
-        return True
-
-    cdef size_t _take_frames(
-        self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns
-    ) noexcept nogil:
-        """Take all whole frames; return how many bytes they are. The connection may be gone afterwards."""
-        cdef size_t at = 0
-        cdef Frame frame
-        cdef int found
-        cdef bint is_judged = connection.reader.receipts != NULL
-        cdef uint64_t frames = 0
-        while connection.state >= OPEN:
-            found = read_header(data + at, len - at, &frame)
-            if found == 0:
-                break
-            if found < 0 or frame.payload_bytes > MAX_MESSAGE_BYTES:
-                self.tally.counts.corrupt += 1      # and what follows cannot be read
-                self._lose(connection, ABNORMAL_CLOSURE)
-                return len
-            if len - at - frame.header_bytes < frame.payload_bytes:
-                break
-            at += frame.header_bytes
-            if frame.opcode >= OPCODE_CLOSE:
-                self._take_control(connection, frame.opcode, data + at, frame.payload_bytes)
-            elif connection.reader.receipts != NULL:
-                frames += 1
-                if frame.is_final and frame.rsv == 0 and frame.opcode and connection.message == NULL:
-                    connection.message_opcode = frame.opcode
-                    self._take_message(connection, 0, data + at, frame.payload_bytes, read_ns)
-                else:
-                    self._take_data(
-                        connection, frame.opcode, frame.is_final, frame.rsv, data + at, frame.payload_bytes, read_ns
-                    )
-            at += frame.payload_bytes
-        if is_judged and frames and connection.kind != SLOW:
-            self.tally.counts.last_read_ns = read_ns
-            if self.board.shared.window_start_ns:
-                self.tally.counts.reads += 1
-                self.tally.counts.frames += frames
-        return at if connection.state != FREE else len
-
-    cdef void _take_data(
-        self, Connection* connection, uint8_t opcode, bint is_final, uint8_t rsv, const uint8_t* payload, size_t len,
-        uint64_t read_ns
-    ) noexcept nogil:
-        """A data frame that is not a whole plain message: a fragment (section 5.4), a compressed one, or garbage."""
-        cdef bint is_first = opcode != OPCODE_CONTINUATION
-        cdef uint8_t* message
-        if opcode > OPCODE_BINARY or is_first != (connection.message == NULL) or (rsv and not is_first):
-            self.tally.counts.corrupt += 1
-            return
-        if is_first:
-            connection.message_opcode = opcode
-            connection.message_rsv = rsv
-            if is_final:
-                self._take_message(connection, rsv, payload, len, read_ns)
-                return
-        message = NULL
-        if connection.message_bytes + len <= MAX_MESSAGE_BYTES:
-            message = <uint8_t*>realloc(connection.message, connection.message_bytes + len + 1)
-        if message == NULL:
-            self.tally.counts.corrupt += 1
-            self._lose(connection, ABNORMAL_CLOSURE)
-            return
-        connection.message = message
-        memcpy(message + connection.message_bytes, payload, len)
-        connection.message_bytes += len
-        if is_final:
-            self._take_message(connection, connection.message_rsv, message, connection.message_bytes, read_ns)
-            free(connection.message)
-            connection.message = NULL
-            connection.message_bytes = 0
-
-    cdef void _take_message(
-        self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
-    ) noexcept nogil:
-        cdef Reader* reader = &connection.reader
-        if rsv:
-            if rsv != 4 or not connection.has_deflate:  # RSV1 is permessage-deflate's, RFC 7692 section 6
-                self.tally.counts.corrupt += 1
-                return
-            self.tally.counts.compressed += 1
-            with gil:
-                inflated = self._inflate(connection, <bytes>payload[:len])
-                if inflated is None:
-                    self.tally.counts.corrupt += 1
-                else:
-                    self._take_message(connection, 0, <const uint8_t*><bytes>inflated, <size_t>len_of(inflated), read_ns)
-            return
-        if not self.has_prefix:
-            self.take(reader, payload, len, read_ns)
-            return
-        self.tally.counts.received += 1
-        if len < self.prefix_bytes or memcmp(payload, self.prefix_data, self.prefix_bytes):
-            self.tally.counts.corrupt += 1
-        if self.board.shared.window_start_ns:
-            self.tally.counts.measured += 1
-            self.tally.counts.payload_bytes += len
-
-    cdef object _inflate(self, Connection* connection, bytes payload):
-        """RFC 7692 section 7.2.2; None if it cannot be."""
-        inflater = None if connection.is_inflated_alone else self.inflaters.get(connection.number)
-        if inflater is None:
-            inflater = zlib.decompressobj(-15)
-            if not connection.is_inflated_alone:
-                self.inflaters[connection.number] = inflater
-        try:
-            inflated = inflater.decompress(payload + b"\x00\x00\xff\xff", MAX_MESSAGE_BYTES)
-        except zlib.error:
-            return None
-        return None if inflater.unconsumed_tail else inflated
-
-    cdef void _take_control(
-        self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
-    ) noexcept nogil:
-        """RFC 6455 section 5.5. The connection may be gone afterwards."""
-        cdef uint32_t code = NO_STATUS_RECEIVED
-        if opcode == OPCODE_PING and len <= MAX_CONTROL_PAYLOAD_BYTES:
-            if connection.state == OPEN:
-                self._send_control(connection, OPCODE_PONG, payload, len)
-        elif opcode == OPCODE_CLOSE:
-            if len >= 2:
-                code = payload[0] << 8 | payload[1]
-            if connection.state == OPEN:
-                self._send_control(connection, OPCODE_CLOSE, payload, 2 if len >= 2 else 0)
-            if connection.state != FREE:
-                self._lose(connection, code)
-        elif opcode != OPCODE_PONG:
-            self.tally.counts.corrupt += 1
-
-    cdef bint _reserve(self, size_t len) noexcept nogil:
-        """Make `read_buf` hold `len` bytes. False: no memory."""
-        cdef uint8_t* read_buf
-        if len > self.read_buf_bytes:
-            read_buf = <uint8_t*>realloc(self.read_buf, len)
-            if read_buf == NULL:
-                return False
-            self.read_buf = read_buf
-            self.read_buf_bytes = len
-        return True
-
     cdef void _write_off(self, uint64_t now) noexcept nogil:
         cdef uint32_t number
         for number in range(self.top):
@@ -668,7 +427,3 @@ cdef void release(Connection* connection) noexcept nogil:
     connection.kept = connection.message = connection.unsent = NULL
     connection.kept_bytes = connection.message_bytes = 0
     connection.state = FREE
-
-
-cdef size_t len_of(bytes data):
-    return len(data)

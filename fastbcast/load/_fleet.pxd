@@ -1,12 +1,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from fastbcast.load._crowd cimport Connection, Crowd
+from fastbcast.load._crowd cimport Connection
+from fastbcast.load._inbound cimport Inbound
 
 cdef enum:
     MAX_UNSENT_BYTES = 4194304      # of one publisher; past it nothing more is published there
 
 
-cdef class Fleet(Crowd):
+cdef class Fleet(Inbound):
     # Set once.
     cdef uint8_t opcode             # of what is published
     cdef int wake_fd                # an eventfd all processes have; -1: there is one process

@@ -3,10 +3,10 @@ from typing import Any
 from typing_extensions import Self, disjoint_base
 
 from fastbcast.load._board import Board
-from fastbcast.load._crowd import Crowd
+from fastbcast.load._inbound import Inbound
 
 @disjoint_base
-class Fleet(Crowd):
+class Fleet(Inbound):
     def __new__(
         cls,
         board: Board,

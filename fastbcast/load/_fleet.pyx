@@ -27,11 +27,11 @@ from fastbcast.load._crowd cimport (
     EPOLLIN,
     OPEN,
     Connection,
-    Crowd,
     epoll_ctl,
     epoll_event,
     epoll_wait,
 )
+from fastbcast.load._inbound cimport Inbound
 from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:
@@ -52,8 +52,8 @@ cdef extern from "<sys/timerfd.h>" nogil:
     int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
 
 
-cdef class Fleet(Crowd):
-    """The connections of one process and what it publishes; see Crowd for the other arguments.
+cdef class Fleet(Inbound):
+    """The connections of one process and what it publishes; see Inbound for the other arguments.
 
     is_text: whether messages are text. wake_fd: an eventfd that all processes share, if there are several.
     """
@@ -241,4 +241,4 @@ cdef class Fleet(Crowd):
         """The same; a publisher's stream has none any more."""
         if connection.kind == PUBLISHER and self.publishers[connection.at] == connection:
             self.publishers[connection.at] = NULL
-        Crowd._lose(self, connection, code)
+        Inbound._lose(self, connection, code)

@@ -1,0 +1,38 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastbcast.load._crowd cimport Connection, Crowd
+
+cdef enum:
+    READ_BYTES = 262144             # most that one recv takes
+    MAX_MESSAGE_BYTES = 67108864    # 64 MiB: a message that is longer is taken for garbage
+
+
+cdef class Inbound(Crowd):
+    # Set once.
+    cdef bint has_prefix            # nothing here is published: messages begin with `prefix`, if it is not empty
+    cdef bytes prefix
+    cdef const uint8_t* prefix_data
+    cdef size_t prefix_bytes
+    # State.
+    cdef uint8_t* read_buf
+    cdef size_t read_buf_bytes
+    cdef dict inflaters             # number -> its decompressor
+
+    cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil
+    cdef void _read_slow(self, uint64_t now) noexcept nogil
+    cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil
+    cdef size_t _take_frames(
+        self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns
+    ) noexcept nogil
+    cdef void _take_data(
+        self, Connection* connection, uint8_t opcode, bint is_final, uint8_t rsv, const uint8_t* payload, size_t len,
+        uint64_t read_ns
+    ) noexcept nogil
+    cdef void _take_message(
+        self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
+    ) noexcept nogil
+    cdef void _take_control(
+        self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
+    ) noexcept nogil
+    cdef object _inflate(self, Connection* connection, bytes payload)
+    cdef bint _reserve(self, size_t len) noexcept nogil

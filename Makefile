@@ -15,7 +15,8 @@ PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 CONFIG := pyproject.toml setup.py
 CORE := $(wildcard fastbcast/*.pyx fastbcast/*.pxd fastbcast/*/*.pyx fastbcast/*/*.pxd)
-PACKAGE := $(CORE) $(wildcard fastbcast/*.py fastbcast/*.pyi fastbcast/*/*.py fastbcast/*/*.pyi fastbcast/*/*.jinja fastbcast/web/*)
+PACKAGE := $(CORE) pytest_fastbcast.py $(wildcard fastbcast/*.py fastbcast/*.pyi fastbcast/web/* \
+    $(addprefix fastbcast/*/*.,py pyi jinja c h))
 MODULES := $(subst /,.,$(patsubst %.pyx,%,$(wildcard fastbcast/*.pyx fastbcast/*/*.pyx)))
 BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"')
 

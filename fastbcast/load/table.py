@@ -143,7 +143,8 @@ def _times(result: Result) -> Table:
     table.add_column("ms", style="dim")
     for point in _POINTS:
         table.add_column(point, justify="right")
-    rows = {"delivery": "one subscriber has it", "completion": "the last one has it", "slow_delivery": "a slow one has it"}
+    rows = {"delivery": "one subscriber has it", "completion": "the last one has it",
+            "slow_delivery": "a slow one has it", "churn_handshake": "who comes meanwhile has its 101"}
     for name, title in rows.items():
         times = result[f"{name}_ms"]
         if times["count"]:

@@ -5,13 +5,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-CORE = sorted(path.stem for path in Path("fastbcast").glob("*.pyx"))
-DATA = ["py.typed", "web/index.html", *(f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi"))]
+CORE = sorted(str(path.relative_to("fastbcast").with_suffix("")) for path in Path("fastbcast").rglob("*.pyx"))
+DATA = ["py.typed", "web/index.html", "load/floor/floor.c", "load/floor/wire.h"]
+DATA += [f"{name}.{ending}" for name in CORE for ending in ("pyx", "pxd", "pyi")]
 
 
 def check(archive: Path, names: list[str], wanted: list[str], unwanted: tuple[str, ...]) -> bool:
     missing = [name for name in wanted if name not in names]
     leaked = [name for name in names if name.startswith("fastbcast/") and name.endswith(unwanted)]
+    leaked = [name for name in leaked if name not in wanted]
     leaked += [name for name in names if name.startswith((".", "build/")) or "node_modules/" in name]
     print(f"{archive.name}: {len(names)} files, missing: {missing or 'none'}, too many: {leaked or 'none'}")
     return not missing and not leaked

@@ -49,10 +49,10 @@ types: .venv/built .venv/extra-lint  ## mypy --strict, and the stubs against the
 bench: .venv/built .venv/extra-bench  ## the small benchmarks (pytest-benchmark), and the tests of plot.py
 	$(BIN)/python -m pytest benchmarks $(ARGS)
 
-bench-quick: .venv/built  ## the end-to-end benchmark in its short form; the long ones: benchmarks/README.md
+bench-quick: .venv/built .venv/extra-load  ## the end-to-end benchmark in its short form; the long ones: benchmarks/README.md
 	$(BIN)/python benchmarks/run.py quick $(ARGS)
 
-gate: .venv/built  ## fail if a step of the data path takes more instructions than recorded (valgrind)
+gate: .venv/built .venv/extra-load  ## fail if a step of the data path takes more instructions than recorded (valgrind)
 	$(BIN)/python benchmarks/gate.py $(ARGS)
 
 # The other builds are whole packages in a folder of their own. Tests run from there, so that they and the
@@ -86,7 +86,7 @@ dist: .venv/extra-dist  ## the sdist, and the wheel made of it, in dist/
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove everything that make made, .venv included
-	rm -rf .venv .venv-asan build dist *.egg-info tests/node/node_modules benchmarks/limit/build
+	rm -rf .venv .venv-asan build dist *.egg-info tests/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
 	rm -f fastbcast/*.so
 	find fastbcast tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

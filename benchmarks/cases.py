@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from columns import CPU_US, Column
 
-LOAD = "load"  # the C load client
+LOAD = "fastbcast load"
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Case:
     """
 
     title: str
-    load: list[str]
+    load: list[str]  # options of the program
     servers: tuple[str, ...]
     reference: str  # "": no ratio, unless there are variants
     columns: tuple[Column, ...]
     judged: Column | None = CPU_US  # the figure whose ratio is taken; None: no ratio
-    loop: str = "closed"  # closed, open or none
+    is_about_speed: bool = True  # False: what the load generator notes about speed does not matter
     variants: tuple[Variant, ...] = ()
     program: str = LOAD  # or a script below benchmarks/
     has_server: bool = True  # False: the program is the server, too
     has_bound: bool = False  # fastbcast's memory must stay within what it promises
     hard_cap_bytes: int = 0  # the promise for a channel's backlog; 0: the installed fastbcast's defaults
     may_peers_stop: bool = False  # a peer that loses messages or stops is a result, not a failure
-    min_probes: int = 0  # connects without which there is no p99 of them
+    min_connects: int = 0  # of the churn, without which there is no p99 of them

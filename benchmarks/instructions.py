@@ -27,10 +27,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from servers import COMMANDS, SUBJECT, Server, ServerUnavailable, build_program
+from servers import COMMANDS, SUBJECT
+
+from fastbcast.load.target import Server, ServerUnavailable
 
 START_TIMEOUT_SECONDS = 180.0  # under valgrind an interpreter takes its time
-LOAD_TIMEOUT_SECONDS = 600
+STALL_SECONDS = 60  # without any progress
 
 
 def bare_environment() -> dict[str, str]:
@@ -61,11 +63,11 @@ def count_instructions(name: str, load: list[str]) -> int:
         with Server(
             name, command, environment=environment, start_timeout_seconds=START_TIMEOUT_SECONDS
         ) as server:
-            client = [str(build_program("load")), "--url", f"{server.url}benchmark", *load]
-            client += ["--timeout", str(LOAD_TIMEOUT_SECONDS)]
+            client = [sys.executable, "-m", "fastbcast", "load", f"{server.url}benchmark", *load]
+            client += ["--warmup", "0", "--stall", str(STALL_SECONDS)]
             done = subprocess.run(client, capture_output=True, text=True)
         if done.returncode != 0:
-            sys.exit(f"the load client failed ({done.returncode}): {done.stdout}{done.stderr}")
+            sys.exit(f"the load generator failed ({done.returncode}): {done.stdout}{done.stderr}")
         if server.exit_code != 0:
             sys.exit(f"{name} did not stop cleanly ({server.exit_code}):\n{server.output[-2000:]}")
         total = read_total(list(Path(folder).iterdir()))

@@ -89,8 +89,13 @@ class Bar:
 
 def read_mark(notes: list[str]) -> str:
     """`INVALID in 2 of 3 rounds` of a note that goes on to explain it."""
-    found = [re.search(r"[A-Z][A-Z0-9 ]+[A-Z0-9](?: in \d+ of \d+ rounds)?", note) for note in notes]
-    return ", ".join(dict.fromkeys(match[0] if match else "a round failed" for match in found))
+    marks = []
+    for note in notes:
+        if found := re.search(r"[A-Z][A-Z0-9 ]+[A-Z0-9](?: in \d+ of \d+ rounds)?", note):
+            marks.append(found[0])
+        elif note.startswith("round "):
+            marks.append("a round failed")
+    return ", ".join(dict.fromkeys(marks))
 
 
 def read_bars(case: dict[str, Any]) -> list[Bar]:
@@ -171,11 +176,11 @@ def draw_case(axes: tuple[Axes, Axes], case: dict[str, Any]) -> None:
 def caption(document: dict[str, Any], cases: list[dict[str, Any]]) -> str:
     machine = document["machine"]
     rounds = max(len(row["rounds"]) for case in cases for row in case["servers"].values())
-    kernel = ".".join(machine["kernel"].split(".")[:2])
+    system = ".".join(machine["kernel"].split(".")[:2])
     parts = [
         f"run.py {document['scenario']}, rounds: {rounds}; bars are medians, whiskers go from least to greatest",
         f"{machine['processor']}, {machine['cores']} cores",
-        f"Linux {kernel}",
+        system,
         f"CPython {machine['python']}",
     ]
     return "; ".join(parts)

@@ -2,18 +2,14 @@
 
     python benchmarks/run.py pipelined --rounds 5 --json result.json
 
-Procedure. The server is pinned to one core and the load client to another. In each round every
-server is started afresh, measured and stopped, one after the other (A B C, A B C, ...), so that a slow
-minute of the machine hits all of them. A figure is the median over the rounds with its least
+Procedure. The server is pinned to one core, the load generator (`fastbcast load`) to another. In each round
+every server is started afresh, measured and stopped, one after the other (A B C, A B C, ...), so that a
+slow minute of the machine hits all of them. A figure is the median over the rounds with its least
 and greatest; the ratio is taken within each round, against the scenario's reference server, and its
 median is the figure to trust most.
 
-A closed-loop result is INVALID when the server used less than 95 % of its core: then the client,
-or the scheduler, was measured. An open-loop result is INVALID when the client used more than 95 %
-of its own, or when one of the two waited more than 5 % of the time for its core. A result is NOT
-COMPARABLE when a read brought far more frames than were "in flight": with --judge first a server that takes
-in messages while it is still writing earlier ones runs deeper than another. Such rows are marked, never
-left out.
+What the load generator notes of a round (INVALID as a limit of the server, NOT COMPARABLE, who waited for a core:
+fastbcast/load/result.py) is below its row. Such rounds are marked, never left out.
 
 Exit status: 0; 1 if messages were missing, wrong or not delivered in time, memory grew beyond what
 fastbcast promises, or a server did not start; 2 usage. A slow figure is never a failure.
@@ -25,42 +21,44 @@ import argparse
 import inspect
 import json
 import os
-import platform
+import re
 import resource
 import signal
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cases import LOAD, Case, Variant
-from columns import MIB, WAITED, Column, Result
+from columns import ALLOWED_GROWTH, PEAK_GROWTH, Column, Result
 from scenarios import SCENARIOS
 from servers import (
     COMMANDS,
     HERE,
     SUBJECT,
-    Server,
-    ServerUnavailable,
-    build_program,
-    pinned_to,
     read_hard_cap_bytes,
     require_options,
 )
 
-MIN_SERVER_CPU_SHARE = 0.95  # below it, a closed loop measured the client
-MAX_CLIENT_CPU_SHARE = 0.95  # above it, an open loop measured the client
-MAX_WAIT_SHARE = 0.05  # above it, an open loop measured what else ran on the two cores
-MAX_FRAMES_PER_IN_FLIGHT = 1.5  # above it, "in flight" did not bound the batches
+from fastbcast.load.command import parse_plan
+from fastbcast.load.crew import LoadFailed, run_load
+from fastbcast.load.machine import describe_machine
+from fastbcast.load.result import find_problems, make_result
+from fastbcast.load.target import Server, ServerUnavailable, pinned_to
+
+if TYPE_CHECKING:
+    from fastbcast.load._board import Board
+
+    from fastbcast.load.timeline import Interval
+
 LOAD_TIMEOUT_SECONDS = 180
-PROGRAM_TIMEOUT_SECONDS = LOAD_TIMEOUT_SECONDS + 60  # one that does not end by itself is killed
 CURSOR_BYTES = 1 * 1024  # what a slow subscriber may cost fastbcast, besides the rest of one frame
 FRAME_HEADER_BYTES = 10  # the longest of a server's
 ROUNDS = {"quick": 1, "many": 1, "stalled": 3, "backlog": 3, "fair": 3, "channels": 3, "freshness": 3}  # others: 5
 SETTING_TYPES = {"int": int, "float": float}  # annotations of scenarios' parameters, as written
-WRONG_COUNTS = ("missing", "duplicated", "reordered", "corrupt", "closed_by_server")
 
 
 @dataclass
@@ -90,53 +88,61 @@ def read_steal_seconds(core: int) -> float:
     return 0.0
 
 
-def program_command(case: Case, row: Row, server: Server | None) -> list[str]:
-    command = [str(build_program(LOAD))] if case.program == LOAD else [sys.executable, str(HERE / case.program)]
-    if server is not None:
-        command += ["--url", f"{server.url}benchmark"]
-    command += [*case.load, *(row.variant.load if row.variant else ())]
-    if case.program == LOAD and server is not None:
-        command += ["--timeout", str(LOAD_TIMEOUT_SECONDS)]
-        for pid in server.pids:
-            command += ["--server-pid", str(pid)]
-    return command
+def run_generator(server: Server, options: list[str], core: int) -> Result:
+    """Load it once. A run that says nothing usable has `problem` set."""
+
+    def end_in_time(interval: Interval, board: Board) -> None:
+        if interval.seconds > LOAD_TIMEOUT_SECONDS:
+            raise LoadFailed(f"did not end within {LOAD_TIMEOUT_SECONDS} s")
+
+    target = [f"{server.url}benchmark", "--server-pid", str(server.pid), "--cores", str(core)]
+    try:
+        result = make_result(run_load(parse_plan([*target, *options]), end_in_time))
+    except LoadFailed as failed:
+        return {"problem": str(failed)}
+    if result["was_interrupted"]:
+        raise KeyboardInterrupt
+    return result
 
 
-def run_program(command: list[str], server_core: int, program_core: int) -> Result:
-    """Run the load client, or a script, once. A run that says nothing usable has `problem` set."""
-    steal_seconds = read_steal_seconds(server_core)
+def run_script(program: str, server: Server | None, options: list[str], core: int) -> Result:
+    """Run a script once that prints its result; the same."""
+    command = [sys.executable, str(HERE / program), *(["--url", f"{server.url}benchmark"] if server else []), *options]
     try:
         done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            preexec_fn=pinned_to(program_core),
-            timeout=PROGRAM_TIMEOUT_SECONDS,
+            command, capture_output=True, text=True, preexec_fn=pinned_to(core), timeout=LOAD_TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        return {"problem": f"did not end within {PROGRAM_TIMEOUT_SECONDS} s"}
+        return {"problem": f"did not end within {LOAD_TIMEOUT_SECONDS} s"}
     if not done.stdout.strip():
         lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-        return {"problem": lines[0] if lines[0].startswith(LOAD) else lines[-1]}  # usage or a traceback may surround it
+        return {"problem": lines[-1]}  # a traceback may be above it
     result: Result = json.loads(done.stdout)
-    steal_seconds = read_steal_seconds(server_core) - steal_seconds
-    # The connects are in it, too: an upper bound, good enough to explain an invalid row.
-    result["steal_share"] = steal_seconds / result["seconds"] if result.get("seconds") else None
     return result
 
 
 def measure(case: Case, row: Row, cores: tuple[int, int]) -> Result:
     """One round of one row: start the server, measure, stop it."""
+    options = [*case.load, *(row.variant.load if row.variant else ())]
     if not case.has_server:
-        return run_program(program_command(case, row, None), cores[0], cores[0])
-    options = row.variant.server_options if row.variant else ()
+        return run_script(case.program, None, options, cores[0])
+    server_options = row.variant.server_options if row.variant else ()
     try:
-        with Server(row.server, [*row.command, *options], core=cores[0]) as server:
-            result = run_program(program_command(case, row, server), *cores)
+        with Server(row.server, [*row.command, *server_options], core=cores[0]) as server:
+            steal_seconds = read_steal_seconds(cores[0])
+            if case.program == LOAD:
+                result = run_generator(server, options, cores[1])
+            else:
+                result = run_script(case.program, server, options, cores[1])
+            steal_seconds = read_steal_seconds(cores[0]) - steal_seconds
     except ServerUnavailable as unavailable:
         return {"problem": unavailable.reason}
+    if "problem" in result:
+        return result
     result.update(server.report)
-    if case.has_bound and "problem" not in result:
+    # The connects are in it, too: an upper bound, good enough to explain an invalid row.
+    result["steal_share"] = steal_seconds / result["seconds"] if result["seconds"] else None
+    if case.has_bound:
         result["allowed_growth_bytes"] = allowed_growth_bytes(case, result)
     return result
 
@@ -146,43 +152,34 @@ def allowed_growth_bytes(case: Case, result: Result) -> int | None:
     hard_cap_bytes = case.hard_cap_bytes or read_hard_cap_bytes()
     if hard_cap_bytes is None:
         return None
-    frame_bytes: int = result["payload_bytes"] + FRAME_HEADER_BYTES
-    stalled: int = result["stalled"]
+    frame_bytes: int = result["settings"]["size_bytes"] + FRAME_HEADER_BYTES
+    stalled: int = result["slow_clients"]["count"]
     return hard_cap_bytes + frame_bytes + stalled * (CURSOR_BYTES + frame_bytes)
 
 
-def find_problem(result: Result) -> str | None:
-    if result.get("timed_out"):
-        return "TIME LIMIT"
-    wrong = [f"{result[name]} {name}" for name in WRONG_COUNTS if result.get(name)]
-    if result.get("probes_failed"):
-        wrong.append(f"{result['probes_failed']} probes failed")
-    if result.get("stopped"):
-        wrong.insert(0, f"STOPPED for everyone after {result['messages']:,} messages")
-    return "WRONG: " + ", ".join(wrong) if wrong else None
-
-
 def is_out_of_bound(result: Result) -> bool:
-    return (result["rss_peak_growth_bytes"] or 0) > (result.get("allowed_growth_bytes") or float("inf"))
+    allowed_mib = ALLOWED_GROWTH.read(result)
+    return allowed_mib is not None and (PEAK_GROWTH.read(result) or 0) > allowed_mib
 
 
-def is_invalid(result: Result, loop: str) -> bool:
-    if loop == "closed":
-        return (result["server_cpu_share"] or 0) < MIN_SERVER_CPU_SHARE
-    is_shared = (WAITED.read(result) or 0) > MAX_WAIT_SHARE
-    return loop == "open" and (is_shared or (result["client_cpu_share"] or 0) > MAX_CLIENT_CPU_SHARE)
+def describe_notes(results: list[Result]) -> list[str]:
+    """What the load generator notes of these rounds: each kind of note once, in how many, in the words of the last.
 
-
-def is_too_deep(case: Case, result: Result) -> bool:
-    """The server's batches were larger than the messages in flight allow for the last subscriber.
-
-    --judge first bounds only the distance to the FIRST subscriber. Whoever writes to a part of the
-    subscribers, then reads, then writes to the next part, is sent a new batch for each part.
+    A note of another round differs from its first digit on. The mark in capitals stays in front.
     """
-    if "--in-flight" not in case.load:
-        return False
-    in_flight = int(case.load[case.load.index("--in-flight") + 1])
-    return (result["frames_per_read"] or 0) > in_flight * MAX_FRAMES_PER_IN_FLIGHT
+    rounds: Counter[str] = Counter()
+    last: dict[str, str] = {}
+    for result in results:
+        for note in result.get("notes", ()):
+            kind = re.split(r"\d", note, maxsplit=1)[0]
+            rounds[kind] += 1
+            last[kind] = note
+    described = []
+    for kind, note in last.items():
+        mark, rest = re.fullmatch(r"((?:[A-Z]{2,} ?)*)(.*)", note).groups()
+        number = f"in {rounds[kind]} of {len(results)} rounds"
+        described.append(f"{mark.strip()} {number}{rest}" if rest.startswith(":") else f"{mark}{number} {rest}")
+    return described
 
 
 def make_rows(case: Case, commands: dict[str, list[str]]) -> list[Row]:
@@ -209,29 +206,29 @@ def run_case(case: Case, commands: dict[str, list[str]], rounds: int, cores: tup
         for row in rows:
             print(f"{case.title}: round {number} of {rounds}: {row.name}", file=sys.stderr)
             result = measure(case, row, cores)
-            problem = result.get("problem") or find_problem(result)
+            problem = result.get("problem")
+            if case.program == LOAD and problem is None:
+                problem = ", ".join(find_problems(result))
             if problem:
-                row.notes.append(f"round {number}: {problem}")
+                row.notes.append(f"round {number}: {problem if 'problem' in result else f'WRONG: {problem}'}")
                 is_complete &= case.may_peers_stop and not row.server.startswith(SUBJECT) and "problem" not in result
             if "problem" in result:
                 continue
             row.results.append({**result, "round": number})
             if case.has_bound and row.server.startswith(SUBJECT) and is_out_of_bound(result):
-                grown, allowed = result["rss_peak_growth_bytes"] / MIB, result["allowed_growth_bytes"] / MIB
-                row.notes.append(f"round {number}: OVER ITS BOUND: grew by {grown:.1f} MiB, allowed {allowed:.1f}")
+                grown_mib, allowed_mib = PEAK_GROWTH.read(result), ALLOWED_GROWTH.read(result)
+                row.notes.append(
+                    f"round {number}: OVER ITS BOUND: grew by {grown_mib:.1f} MiB, allowed {allowed_mib:.1f}"
+                )
                 is_complete = False
     for row in rows:
-        invalid = sum(is_invalid(result, case.loop) for result in row.results)
-        if invalid:
-            limit = "server CPU below 95 %" if case.loop == "closed" else "client CPU above 95 %, or a core shared"
-            row.notes.insert(0, f"INVALID in {invalid} of {len(row.results)} rounds: {limit}")
-        deep = sum(is_too_deep(case, result) for result in row.results)
-        if deep:
-            reason = "more frames per read than in flight: see the README on judges"
-            row.notes.insert(0, f"NOT COMPARABLE in {deep} of {len(row.results)} rounds: {reason}")
-        few = sum(result["probe_connect_ms"]["count"] < case.min_probes for result in row.results if case.min_probes)
-        if few:
-            row.notes.insert(0, f"NO P99 in {few} of {len(row.results)} rounds: fewer than {case.min_probes} connects")
+        if case.is_about_speed:
+            row.notes[:0] = describe_notes(row.results)
+        if case.min_connects:
+            few = sum(result["churn_handshake_ms"]["count"] < case.min_connects for result in row.results)
+            if few:
+                reason = f"fewer than {case.min_connects} connects"
+                row.notes.insert(0, f"NO P99 in {few} of {len(row.results)} rounds: {reason}")
     return rows, is_complete
 
 
@@ -281,16 +278,9 @@ def print_table(case: Case, rows: list[Row]) -> None:
             print(f"    ^ {note}")
 
 
-def describe_machine() -> dict[str, Any]:
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return {
-        "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-    }
+def read_commit() -> str | None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return commit.stdout.strip() if commit.returncode == 0 else None
 
 
 def find_commands(names: list[str]) -> dict[str, list[str]]:
@@ -343,12 +333,12 @@ def main() -> int:
     if len(available) < 2:
         print("one core only: server and client share it, and no figure is valid", file=sys.stderr)
     cores = (available[0], available[-1])
+    os.sched_setaffinity(0, {cores[1]})  # this process, too, leaves the server's core alone
     given = {parameter.name: getattr(arguments, parameter.name) for parameter in find_settings(arguments.scenario)}
     cases = SCENARIOS[arguments.scenario](**{name: value for name, value in given.items() if value is not None})
     if arguments.servers:
         cases = [replace(case, servers=tuple(arguments.servers)) for case in cases]
     commands = find_commands(sorted({name for case in cases for name in case.servers}))
-    build_program(LOAD)
 
     is_complete = True
     report: list[dict[str, Any]] = []
@@ -363,7 +353,7 @@ def main() -> int:
             "servers": {row.name: {"notes": row.notes, "rounds": row.results} for row in rows},
         })
     if arguments.json:
-        machine = describe_machine()
+        machine = {**describe_machine(), "commit": read_commit()}
         document = {"scenario": arguments.scenario, "machine": machine, "cases": report}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     if not is_complete:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cases import Case, Variant
 from columns import (
+    ALLOWED_GROWTH,
     BATCH,
     CLIENT_SHARE,
     COMPLETION_P50,
@@ -18,17 +19,19 @@ from columns import (
     HANDSHAKES,
     KIB,
     MIB,
+    PEAK_GROWTH,
     RATE,
     SERVER_SHARE,
     STEAL,
     WAITED,
     Column,
     Result,
-    key,
-    time_ms,
+    figure,
+    growth,
 )
 from servers import SUBJECT
 
+SPREAD_SOURCES = "--source-addresses 127.0.0.1-8"  # one address has some 28,000 ports, those of the row before included
 CLOSED_COLUMNS = (CPU_US, RATE, BATCH, SERVER_SHARE, CLIENT_SHARE, COMPLETION_P50, COMPLETION_P99, STEAL)
 
 
@@ -44,7 +47,7 @@ def pipelined(
     servers: tuple[str, ...] = (SUBJECT, "floor-coalesce", "bun", "picows"),
 ) -> list[Case]:
     """64 in flight: what coalescing is worth. `first` keeps the server busy, `all` waits for the last."""
-    load = f"--clients {clients} --size 128 --in-flight 64 --seconds {seconds} --warmup 200"
+    load = f"--clients {clients} --size 128 --in-flight 64 --duration {seconds:g} --warmup 200"
     return [
         Case(
             f"64 in flight, judge {judge}",
@@ -62,7 +65,7 @@ PEERS = ("picows", "socketify", "websockets", "tornado", "aiohttp", "starlette",
 
 def peers(clients: int = 1000, seconds: float = 2) -> list[Case]:
     """The same on servers in use today, one in flight and 64, judged by all: what each costs per delivery."""
-    load = f"--clients {clients} --size 128 --judge all --seconds {seconds:g}"
+    load = f"--clients {clients} --size 128 --judge all --duration {seconds:g}"
     return [
         Case(
             f"{in_flight} in flight, judge all",
@@ -77,7 +80,7 @@ def peers(clients: int = 1000, seconds: float = 2) -> list[Case]:
 
 def large(clients: int = 1000, seconds: float = 3) -> list[Case]:
     """4 KiB messages, 8 in flight, both judges: where copying begins to count."""
-    load = f"--clients {clients} --size 4096 --in-flight 8 --seconds {seconds} --warmup 50"
+    load = f"--clients {clients} --size 4096 --in-flight 8 --duration {seconds:g} --warmup 50"
     return [
         Case(
             f"4 KiB, 8 in flight, judge {judge}",
@@ -106,31 +109,40 @@ def openloop(
             servers,
             servers[-1],
             columns,
-            loop="open",
         )
         for rate in rates
     ]
 
 
-def many(clients: int = 15000, messages: int = 60, probes: int = 20) -> list[Case]:
-    """15,000 subscribers; others connect while the broadcast runs. Nothing may be missing."""
+CONNECTS = Column("connects", figure("churn_handshake_ms", "count"), 0)
+CONNECT_P50 = Column("101 p50 ms", figure("churn_handshake_ms", "p50"), 1)
+CONNECT_P99 = Column("101 p99 ms", figure("churn_handshake_ms", "p99"), 1, has_spread=True, short="101 p99")
+
+
+def many(clients: int = 15000, messages: int = 60, churn: float = 5) -> list[Case]:
+    """15,000 subscribers; some leave and others come while the broadcast runs. Nothing may be missing."""
     load = (
         f"--clients {clients} --size 128 --in-flight 1 --judge all --messages {messages} --warmup 5"
-        f" --connect-probes {probes} --source-spread"
+        f" --churn {churn:g} {SPREAD_SOURCES}"
     )
     columns = (
         CPU_US,
         RATE,
         SERVER_SHARE,
         HANDSHAKES,
-        Column("missing", key("missing"), 0),
-        Column("probes", lambda result: result["probe_connect_ms"]["count"], 0),
-        Column("probe p50 ms", time_ms("probe_connect_ms", "p50"), 1),
-        Column("probe max ms", time_ms("probe_connect_ms", "max"), 1),
+        Column("missing", figure("missing"), 0),
+        CONNECTS,
+        CONNECT_P50,
+        Column("101 max ms", figure("churn_handshake_ms", "max"), 1),
         COMPLETION_P99,
         STEAL,
     )
     return [Case(f"{clients:,} subscribers", load.split(), (SUBJECT, "floor"), "floor", columns)]
+
+
+def rss_bytes_per_connection(result: Result) -> float | None:
+    grown_mib = growth("server", "rss_start_bytes", "rss_after_bytes")(result)
+    return None if grown_mib is None else grown_mib * MIB / result["settings"]["clients"]
 
 
 def memory(
@@ -139,25 +151,22 @@ def memory(
     servers: tuple[str, ...] = (SUBJECT, "floor", "bun", "picows", "picows-aiofastnet"),
 ) -> list[Case]:
     """Idle connections: resident bytes of the server for each (kernel memory is not in it)."""
-    rss = Column("rss bytes/conn", key("rss_bytes_per_connection"), 0, has_spread=True)
-    columns = (rss, Column("pss bytes/conn", key("pss_bytes_per_connection"), 0), HANDSHAKES)
-    load = f"--clients {clients} --hold {seconds}"
-    return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], columns, rss, loop="none")]
+    rss = Column("rss bytes/conn", rss_bytes_per_connection, 0, has_spread=True)
+    load = f"--clients {clients} --listen --duration {seconds:g}"
+    return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], (rss, HANDSHAKES), rss, is_about_speed=False)]
 
 
-GROWTH = Column("growth MiB", key("rss_growth_bytes", MIB), 2, has_spread=True)
-PEAK_GROWTH = Column("peak growth MiB", key("rss_peak_growth_bytes", MIB), 2, has_spread=True)
-ALLOWED_GROWTH = Column("allowed MiB", key("allowed_growth_bytes", MIB), 2)
+GROWTH = Column("growth MiB", growth("server", "rss_before_bytes", "rss_after_bytes"), 2, has_spread=True)
 STALLED_COLUMNS = (
     GROWTH,
     PEAK_GROWTH,
-    Column("kernel MiB", key("sockets_growth_bytes", MIB), 1),
-    Column("unread MiB", key("stalled_unread_bytes", MIB), 1),
-    Column("stalled", key("stalled"), 0),
-    Column("open", key("stalled_open"), 0),
-    Column("lingering", key("stalled_lingering"), 0),
-    Column("gone", key("stalled_gone"), 0),
-    Column("saw a close", key("stalled_closes_seen"), 0),
+    Column("kernel MiB", growth("kernel", "socket_bytes_idle", "socket_bytes_after"), 1),
+    Column("unread MiB", figure("slow_clients", "unread_bytes", unit=MIB), 1),
+    Column("stalled", figure("slow_clients", "count"), 0),
+    Column("open", figure("slow_clients", "open"), 0),
+    Column("lingering", figure("slow_clients", "lingering"), 0),
+    Column("gone", figure("slow_clients", "gone"), 0),
+    Column("saw a close", figure("slow_clients", "closes_seen"), 0),
 )
 STALLED_SHARES = (0, 0.01, 0.1, 0.5)
 STALLED_SERVERS = (SUBJECT, f"{SUBJECT}-skip", f"{SUBJECT}-latest")
@@ -167,11 +176,11 @@ CLOSE_SECONDS = 6.0  # longer than fastbcast's close_seconds: until then an evic
 def stalled_variants(clients: int) -> tuple[Variant, ...]:
     """0, 1, 10 and 50 % that never read; and as a control as many healthy ones as the last leaves, alone."""
     shares = [
-        Variant(f"{share:.0%}", f"--clients {clients} --stalled {math.ceil(clients * share)}".split())
+        Variant(f"{share:.0%}", [f"--clients={clients}", *([f"--slow={share:.0%}:stall"] if share else [])])
         for share in STALLED_SHARES
     ]
     healthy = clients - math.ceil(clients * STALLED_SHARES[-1])
-    return (*shares, Variant(f"0% of {healthy:,}", ["--clients", str(healthy)]))
+    return (*shares, Variant(f"0% of {healthy:,}", [f"--clients={healthy}"]))
 
 
 def stalled(
@@ -198,7 +207,6 @@ def stalled(
             "",
             (COMPLETION_P50, COMPLETION_P99, RATE, CPU_US, *shares, *memory_columns, WAITED, STEAL),
             judged=COMPLETION_P99,
-            loop="open",
             variants=stalled_variants(clients),
             has_bound=True,
             hard_cap_bytes=hard_cap_bytes,
@@ -217,7 +225,7 @@ def stalled(
 
 
 def healthy_share(result: Result) -> float | None:
-    wanted = result["target_messages"] * (result["clients"] - result["stalled"])
+    wanted = result["settings"]["messages"] * result["settings"]["steady_clients"]
     return 100 * result["deliveries"] / wanted if wanted else None
 
 
@@ -230,7 +238,7 @@ def backlog(
 ) -> list[Case]:
     """Some clients never read while 20 MB go out: what becomes of the backlog, on servers in use today."""
     load = (
-        f"--clients {clients} --stalled {stalled} --size 4096 --in-flight 8 --judge all --warmup 10"
+        f"--clients {clients} --slow {stalled}:stall --size 4096 --in-flight 8 --judge all --warmup 10"
         f" --messages {math.ceil(megabytes * 1e6 / 4096)} --settle {settle_seconds:g}"
     )
     columns = (
@@ -247,30 +255,30 @@ def backlog(
             "",
             columns,
             judged=None,
-            loop="none",
+            is_about_speed=False,
             may_peers_stop=True,
             has_bound=True,
         )
     ]
 
 
-SPREAD_P99 = Column("first to last p99 ms", time_ms("spread_ms", "p99"), 1, has_spread=True, short="first to last p99")
+SPREAD_P99 = Column("first to last p99 ms", figure("spread_ms", "p99"), 1, has_spread=True, short="first to last p99")
 
 
-def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[Case]:
+def fair(clients: int = 15000, seconds: float = 20, churn: float = 100) -> list[Case]:
     """15,000 subscribers, messages without a pause: how long everything else in the server has to wait."""
     load = (
-        f"--clients {clients} --size 128 --in-flight 2 --judge all --seconds {seconds:g} --warmup 5"
-        f" --connect-probes {probes} --source-spread"
+        f"--clients {clients} --size 128 --in-flight 2 --judge all --duration {seconds:g} --warmup 5"
+        f" --churn {churn:g} {SPREAD_SOURCES}"
     )
     columns = (
-        Column("timer p50 ms", time_ms("timer_lateness_ms", "p50"), 1),
-        Column("timer p99 ms", time_ms("timer_lateness_ms", "p99"), 1, has_spread=True, short="timer p99"),
-        Column("timer max ms", time_ms("timer_lateness_ms", "max"), 1),
-        Column("connects", lambda result: result["probe_connect_ms"]["count"], 0),
-        Column("101 p50 ms", time_ms("probe_connect_ms", "p50"), 1),
-        Column("101 p99 ms", time_ms("probe_connect_ms", "p99"), 1, has_spread=True, short="101 p99"),
-        Column("first to last p50 ms", time_ms("spread_ms", "p50"), 1),
+        Column("timer p50 ms", figure("timer_lateness_ms", "p50"), 1),
+        Column("timer p99 ms", figure("timer_lateness_ms", "p99"), 1, has_spread=True, short="timer p99"),
+        Column("timer max ms", figure("timer_lateness_ms", "max"), 1),
+        CONNECTS,
+        CONNECT_P50,
+        CONNECT_P99,
+        Column("first to last p50 ms", figure("spread_ms", "p50"), 1),
         SPREAD_P99,
         RATE,
         SERVER_SHARE,
@@ -286,7 +294,7 @@ def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[
             "floor",
             columns,
             judged=SPREAD_P99,
-            min_probes=200,
+            min_connects=200,
         )
     ]
 
@@ -294,11 +302,11 @@ def fair(clients: int = 15000, seconds: float = 20, probes: int = 2000) -> list[
 def channels(channels: int = 100_000, connections: int = 10, size: int = 128) -> list[Case]:
     """100,000 channels with one subscriber each: resident bytes of a channel after its first message."""
     columns = (
-        Column("bytes/channel", key("bytes_per_channel"), 0, has_spread=True),
-        Column("before its message", key("subscribed_bytes_per_channel"), 0, has_spread=True),
-        Column("of the log", key("log_bytes_per_channel"), 0),
-        Column("rss MiB", key("rss_after_bytes", MIB), 1),
-        Column("in s", key("seconds"), 1),
+        Column("bytes/channel", figure("bytes_per_channel"), 0, has_spread=True),
+        Column("before its message", figure("subscribed_bytes_per_channel"), 0, has_spread=True),
+        Column("of the log", figure("log_bytes_per_channel"), 0),
+        Column("rss MiB", figure("rss_after_bytes", unit=MIB), 1),
+        Column("in s", figure("seconds"), 1),
     )
     return [
         Case(
@@ -308,7 +316,6 @@ def channels(channels: int = 100_000, connections: int = 10, size: int = 128) ->
             "",
             columns,
             judged=None,
-            loop="none",
             program="channels.py",
             has_server=False,
         )
@@ -333,14 +340,14 @@ def freshness(
         for send_buffer in (0, 64 * KIB)
     )
     columns = (
-        Column("age p50 s", key("age_p50_seconds"), 2, has_spread=True),
-        Column("age max s", key("age_max_seconds"), 2, has_spread=True),
-        Column("in flight p50 KiB", key("in_flight_p50_bytes", KIB), 0, has_spread=True),
-        Column("in flight max KiB", key("in_flight_max_bytes", KIB), 0),
-        Column("to drain s", key("drain_seconds"), 2),
-        Column("read", key("read_messages"), 0),
-        Column("passed over", key("passed_over"), 0),
-        Column("read KB/s", key("read_bytes_per_second", 1000), 1),
+        Column("age p50 s", figure("age_p50_seconds"), 2, has_spread=True),
+        Column("age max s", figure("age_max_seconds"), 2, has_spread=True),
+        Column("in flight p50 KiB", figure("in_flight_p50_bytes", unit=KIB), 0, has_spread=True),
+        Column("in flight max KiB", figure("in_flight_max_bytes", unit=KIB), 0),
+        Column("to drain s", figure("drain_seconds"), 2),
+        Column("read", figure("read_messages"), 0),
+        Column("passed over", figure("passed_over"), 0),
+        Column("read KB/s", figure("read_bytes_per_second", unit=1000), 1),
     )
     common = f"--read-rate {read_rate:g} --fill-seconds {fill_seconds:g} --seconds {seconds:g}"
     return [
@@ -351,7 +358,6 @@ def freshness(
             "",
             columns,
             judged=None,
-            loop="none",
             variants=variants,
             program="freshness.py",
         )
@@ -367,7 +373,7 @@ def quick(clients: int = 200) -> list[Case]:
         *pipelined(clients, 0.5, own),
         *large(clients, 0.5),
         *openloop(clients, 1, (100,), own),
-        *many(clients * 10, 20, 5),
+        *many(clients * 10, 20),
         *memory(clients * 10, 0.5, own),
         *stalled(clients, 100, 1, clients, 4, settle_seconds=0, servers=(SUBJECT,)),
     ]

@@ -16,26 +16,11 @@ from pathlib import Path
 from fastbcast.load.target import ServerUnavailable, floor_command
 
 HERE = Path(__file__).resolve().parent
-LIMIT = HERE / "limit"
-BUILD = LIMIT / "build"
+FLOOR = HERE.parent / "build" / "floor"
 PEERS = HERE / "peers"
 
 # A server that is not there is left out with a note, except this one: it is what we measure.
 SUBJECT = "fastbcast"
-
-
-def build_program(name: str) -> Path:
-    """Compile ``limit/NAME.c`` unless the program is newer than all sources."""
-    program = BUILD / name
-    sources = [LIMIT / f"{name}.c", *LIMIT.glob("*.h")]
-    if not program.exists() or program.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        BUILD.mkdir(exist_ok=True)
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run(
-            [compiler, "-O2", "-std=c11", "-Wall", "-Wextra", "-o", str(program), str(sources[0])],
-            check=True,
-        )
-    return program
 
 
 def find_bun() -> Path:
@@ -134,8 +119,8 @@ COMMANDS: Mapping[str, Callable[[], list[str]]] = {
     f"{SUBJECT}-skip": lambda: fastbcast_command(f"{SUBJECT}-skip", "--policy", "skip"),
     f"{SUBJECT}-latest": lambda: fastbcast_command(f"{SUBJECT}-latest", "--policy", "latest"),
     f"{SUBJECT}-timer": timer_command,
-    "floor": lambda: floor_command("each", BUILD),
-    "floor-coalesce": lambda: floor_command("coalesce", BUILD),
+    "floor": lambda: floor_command("each", FLOOR),
+    "floor-coalesce": lambda: floor_command("coalesce", FLOOR),
     "bun": bun_command,
     "picows": lambda: picows_command("--uvloop-transports"),
     "picows-aiofastnet": lambda: picows_command("--aiofastnet"),

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 PLOT = Path(__file__).parent / "plot.py"
-MACHINE = {"processor": "Abacus", "cores": 2, "kernel": "6.18.5-x", "python": "3.11.7", "commit": None}
+MACHINE = {"processor": "Abacus", "cores": 2, "kernel": "Linux 6.18.5-x", "python": "3.11.7", "commit": None}
 
 
 def rows(**figures):
@@ -17,7 +17,9 @@ def rows(**figures):
     return {
         name: {
             "notes": [],
-            "rounds": [{"server_cpu_us_per_delivery": cpu, "deliveries_per_second": rate} for cpu, rate in rounds],
+            "rounds": [
+                {"server": {"cpu_us_per_delivery": cpu}, "deliveries_per_second": rate} for cpu, rate in rounds
+            ],
         }
         for name, rounds in figures.items()
     }
@@ -63,11 +65,13 @@ def test_the_cheapest_is_on_top_and_one_without_a_result_comes_last(plot):
 
 def test_a_row_with_a_note_is_marked(plot):
     servers = rows(fastbcast=[(7, 1e5)], bun=[(9, 1e5)], ws=[(9, 1e5)])
+    servers["fastbcast"]["notes"] = ["in 2 of 3 rounds the clients waited 7% of the time for a processor"]
     servers["bun"]["notes"] = ["INVALID in 1 of 3 rounds: server CPU below 95 %", "round 2: WRONG: 3 missing"]
     servers["ws"]["notes"] = ["round 2: did not start"]
     texts, _ = plot(case("a", "--in-flight 1", servers))
     assert "INVALID in 1 of 3 rounds, WRONG" in texts
     assert "a round failed" in texts
+    assert "waited" not in " ".join(texts)
 
 
 def test_an_axis_is_logarithmic_when_the_bars_differ_widely(plot):

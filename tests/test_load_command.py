@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import seconds
 
+from fastbcast.load.command import parse_plan
 from fastbcast.load.plan import Plan, parse_bytes, parse_slow, parse_sources
 from fastbcast.load.require import BadRequirement, parse_requirement
 
@@ -83,7 +84,53 @@ def test_guests_come_and_go_and_nobody_else_notices(load_json):
     result = load_json("--clients", "30", "--churn", "60", "--duration", "1", "--in-flight", "2")
     assert result["handshakes"]["churned"] >= 30
     assert result["handshakes"]["opened"] == 31 + result["handshakes"]["churned"]
+    came = result["churn_handshake_ms"]     # those of the warm-up are not in it
+    assert 0 < came["count"] <= result["handshakes"]["churned"]
+    assert 0 < came["p50"] <= came["max"] <= result["handshake_ms"]["max"]
     assert result["lost"] == result["missing"] == 0
+
+
+def test_idle_clients_may_be_told_nothing(load_json):
+    result = load_json("--clients", "40", "--listen", "--duration", "0.1")
+    assert (result["deliveries"], result["handshakes"]["opened"]) == (0, 40)
+    assert result["server"]["rss_start_bytes"] < result["server"]["rss_after_bytes"]
+
+
+def test_who_expects_messages_must_be_told_some(load_json):
+    assert load_json("--clients", "2", "--expect-prefix", "a", "--duration", "0.1", status=1)["deliveries"] == 0
+
+
+def test_the_peak_of_memory_is_exact(start_process, tmp_path):
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import asyncio, fastbcast\n"
+        "hub = fastbcast.Hub()\n"
+        "@hub.on_message\n"
+        "def _(client, message):\n"
+        "    bytearray(64 * 2**20)[::4096] = bytes(2**14)\n"     # for less than a look at it takes
+        "    hub.publish(client.channel, message)\n"
+        "async def main():\n"
+        "    async with fastbcast.serve(hub, port=0) as server:\n"
+        "        print(f'listening on ws://127.0.0.1:{server.port}/', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    server = start_process([sys.executable, str(program)])
+    path = tmp_path / "result.json"
+    run_load(server.url, "--clients", "2", "--warmup", "0", "--messages", "1", "--json", str(path),
+             "--server-pid", str(server.process.pid))
+    memory = json.loads(path.read_text())["server"]
+    assert memory["rss_after_bytes"] - memory["rss_before_bytes"] < 32 * 2**20
+    assert memory["rss_peak_bytes"] - memory["rss_before_bytes"] > 60 * 2**20
+
+
+def test_a_plan_is_what_the_command_would_run():
+    slow = parse_slow("10%:stall")
+    arguments = ["ws://x/", "--clients", "50", "--slow", "10%:stall", "--cores", "1,2", "--require", "p99<1s"]
+    assert parse_plan([*arguments, "--quiet"]) == Plan(url="ws://x/", clients=50, slow=(slow,), cores=(1, 2))
+    assert parse_plan(["ws://x/", "--listen"]) == Plan(url="ws://x/", expect_prefix=b"")
+    with pytest.raises(ValueError, match="--size must be 40"):
+        parse_plan(["ws://x/", "--size", "8"])
 
 
 def test_slow_clients_are_counted_apart(load_json):

@@ -39,6 +39,7 @@ cdef struct Tally:
     # What one process has seen; written by it alone, read by all.
     Counts counts
     Histogram handshake
+    Histogram churn_handshake       # of the clients that came in the window
     Histogram delivery              # intended time of a message -> read by one subscriber
     Histogram slow_delivery         # the same for slow subscribers
     Histogram completion            # intended time -> read by the last subscriber; first process only

@@ -26,7 +26,7 @@ MIN_SLOTS = 256
 TOTAL_SLOTS = 262144
 """Messages that may be under way at once in all streams: some 20 MiB in each process."""
 
-HISTOGRAMS = ("handshake", "delivery", "slow_delivery", "completion", "spread")
+HISTOGRAMS = ("handshake", "churn_handshake", "delivery", "slow_delivery", "completion", "spread")
 
 
 def value_of(uint32_t bucket) -> int:

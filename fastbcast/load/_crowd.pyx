@@ -283,6 +283,8 @@ cdef class Crowd(Audit):
         connection.has_deflate = has_text(extensions, value_len, "permessage-deflate")
         connection.is_inflated_alone = has_text(extensions, value_len, "server_no_context_takeover")
         record(&self.tally.handshake, read_ns - connection.connect_ns)
+        if self.board.shared.window_start_ns:
+            record(&self.tally.churn_handshake, read_ns - connection.connect_ns)
         self.tally.counts.opened += 1
         self.connecting -= 1
         connection.state = OPEN

@@ -7,15 +7,19 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-__all__ = ["bench_command", "load_command"]
+if TYPE_CHECKING:
+    from .plan import Plan
+
+__all__ = ["bench_command", "load_command", "parse_plan"]
 
 EXIT_WRONG = 1
 EXIT_USAGE = 2
 EXIT_NO_RESULT = 3
+_NOT_OF_A_PLAN = ("requirements", "json_path", "html_path", "quiet")
 
 
 def check_installed() -> None:
@@ -135,8 +139,7 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
               help="Write a report for a browser, one file.")
 @click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
 def load_command(
-    requirements: tuple[Any, ...], json_path: Path | None, html_path: Path | None, quiet: bool, listen: bool,
-    expect_prefix: str | None, **options: Any,
+    requirements: tuple[Any, ...], json_path: Path | None, html_path: Path | None, quiet: bool, **options: Any
 ) -> None:
     """Load a WebSocket server with thousands of clients, and say what it did.
 
@@ -148,18 +151,13 @@ def load_command(
     """
     check_installed()
     from .crew import LoadFailed, run_load
-    from .plan import Plan
     from .progress import Progress
     from .report import render_report
     from .result import find_problems, make_result
     from .table import print_result
 
-    if listen or expect_prefix is not None:
-        options["expect_prefix"] = (expect_prefix or "").encode()
-    options["publishers"] = options["publishers"] or 0
-    options["source_addresses"] = options["source_addresses"] or ()
     try:
-        plan = Plan(**options)
+        plan = _make_plan(**options)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
     try:
@@ -174,6 +172,22 @@ def load_command(
     if html_path is not None:
         _write(html_path, render_report(result))
     sys.exit(EXIT_WRONG if find_problems(result) else 0)
+
+
+def parse_plan(arguments: list[str]) -> Plan:
+    """What `fastbcast load` would run with these arguments. Raises click.UsageError, or ValueError as Plan does."""
+    with load_command.make_context("load", list(arguments)) as context:
+        return _make_plan(**{name: value for name, value in context.params.items() if name not in _NOT_OF_A_PLAN})
+
+
+def _make_plan(*, listen: bool, expect_prefix: str | None, **options: Any) -> Plan:
+    from .plan import Plan
+
+    if listen or expect_prefix is not None:
+        options["expect_prefix"] = (expect_prefix or "").encode()
+    options["publishers"] = options["publishers"] or 0
+    options["source_addresses"] = options["source_addresses"] or ()
+    return Plan(**options)
 
 
 @click.command("bench")

@@ -54,18 +54,19 @@ def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
             ends.closes_seen += bool(poll.poll(0))
     if not own_ends:
         return ends
-    found = 0
+    unread_bytes: dict[tuple[str, str], int] = {}
+    server_ends: dict[tuple[str, str], tuple[bool, int]] = {}
     for local, remote, state, unsent, unread, inode in _read_connections():
+        # The kernel may list a connection twice if others come or go while it is read.
         if (local, remote) in own_ends:
-            ends.unread_bytes += unread
+            unread_bytes[local, remote] = unread
         elif (remote, local) in own_ends:
-            found += 1
-            ends.unread_bytes += unsent
-            if state == _ESTABLISHED and inode:
-                ends.open += 1
-            else:
-                ends.lingering += 1
-    ends.gone += len(own_ends) - found
+            server_ends[remote, local] = (state == _ESTABLISHED and bool(inode), unsent)
+    is_open = [is_open for is_open, _ in server_ends.values()]
+    ends.open += is_open.count(True)
+    ends.lingering += is_open.count(False)
+    ends.gone += len(own_ends) - len(server_ends)
+    ends.unread_bytes += sum(unread_bytes.values()) + sum(unsent for _, unsent in server_ends.values())
     return ends
 
 

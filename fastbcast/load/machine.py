@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-__all__ = ["Usage", "describe_machine", "find_family", "read_socket_bytes", "read_usage", "read_wait_seconds"]
+__all__ = [
+    "Usage", "describe_machine", "find_family", "read_peak_bytes", "read_socket_bytes", "read_usage",
+    "read_wait_seconds", "reset_peak",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,26 @@ def read_usage(pids: Iterable[int]) -> Usage | None:
         cpu_seconds += times.user + times.system
         is_known = True
     return Usage(cpu_seconds, rss_bytes) if is_known else None
+
+
+def reset_peak(pids: Iterable[int]) -> bool:
+    """Let `read_peak_bytes` count from now on (proc(5), clear_refs). False: that is not allowed for all of them."""
+    try:
+        for pid in find_family(pids):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def read_peak_bytes(pids: Iterable[int]) -> int:
+    """The most memory that each of them had, together."""
+    total = 0
+    for pid in find_family(pids):
+        with contextlib.suppress(OSError):
+            found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            total += int(found[1]) * 1024 if found else 0
+    return total
 
 
 def read_wait_seconds(pid: int) -> float | None:

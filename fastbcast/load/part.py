@@ -20,7 +20,7 @@ from ._board import Board
 from ._fleet import Fleet
 from .connector import CannotConnect, Connector
 from .endpoints import SlowEnds, look_at_slow_ends
-from .machine import Usage, read_socket_bytes, read_usage, read_wait_seconds
+from .machine import Usage, read_peak_bytes, read_socket_bytes, read_usage, read_wait_seconds, reset_peak
 from .plan import Client, Plan
 
 __all__ = ["Part", "PartReport", "Phase"]
@@ -58,8 +58,10 @@ class PartReport:
     # Of the first process.
     has_stopped: bool = False
     was_throttled: bool = False
+    server_start: Usage | None = None
     server_before: Usage | None = None
     server_after: Usage | None = None
+    server_peak_bytes: int | None = None
     server_wait_seconds: float | None = None
     socket_bytes_idle: int | None = None
     socket_bytes_after: int | None = None
@@ -96,12 +98,16 @@ class Part:
         self._window_cpu_start: int | None = None
         self._window_cpu_end: int | None = None
         self._wait_start: float | None = None
+        self._has_peak = False
 
     # The phases.
 
     def play(self) -> PartReport:
         """From the first connection to the last."""
         try:
+            if self.is_first:
+                self.report.server_start = read_usage(self.plan.server_pids)
+                self._has_peak = reset_peak(self.plan.server_pids)
             self._connect_all()
             self.board.set_ready(self._process)
             while self.board.phase == Phase.CONNECTING and not (self.is_first and self._all_are_ready()):
@@ -140,6 +146,8 @@ class Part:
                 )
                 self._wait_until_settled(None if plan.messages else plan.duration_seconds)
             self.report.server_after = read_usage(plan.server_pids)
+            if self._has_peak:
+                self.report.server_peak_bytes = read_peak_bytes(plan.server_pids)
             if server_wait is not None:
                 ended = read_wait_seconds(plan.server_pids[0])
                 self.report.server_wait_seconds = None if ended is None else ended - server_wait

@@ -11,6 +11,7 @@ from hdrh.histogram import HdrHistogram
 
 from fastbcast import __version__
 
+from ._board import HISTOGRAMS
 from .crew import Run
 from .endpoints import SlowEnds
 from .machine import describe_machine
@@ -40,8 +41,7 @@ def make_result(run: Run) -> Result:
     first = parts[0]
     counts = board.read()
     seconds = max(0, board.window_end_ns - board.window_start_ns) / 1e9 if board.window_start_ns else 0.0
-    histograms = {name: make_histogram(board.read_histogram(name)) for name in
-                  ("handshake", "delivery", "slow_delivery", "completion", "spread")}
+    histograms = {name: make_histogram(board.read_histogram(name)) for name in HISTOGRAMS}
     connecting_seconds = max(part.connecting_seconds for part in parts)
     connected = plan.clients + plan.publishers
     client_cpu_seconds = counts["window_cpu_ns"] / 1e9
@@ -116,10 +116,10 @@ def find_problems(result: Result) -> list[str]:
             f" by {late['median_ms']:.1f}"
         )
     if not result["deliveries"] and result["seconds"]:
-        why = "" if result["settings"]["expect_prefix"] is not None else (
-            ": does the server send what a client says to all clients of its URL?"
-        )
-        problems.insert(0, f"no message arrived{why}")
+        if result["settings"]["expect_prefix"] is None:
+            problems.insert(0, "no message arrived: does the server send what a client says to all clients of its URL?")
+        elif result["settings"]["expect_prefix"]:  # with --listen alone there may be none: idle clients
+            problems.insert(0, "no message arrived")
     elif result["stopped"]:
         problems.insert(0, "nothing arrived any more, and the rest was not waited for")
     return problems + [f"not met: {unmet}" for unmet in result["unmet"]]
@@ -193,9 +193,10 @@ def _describe_server(run: Run, seconds: float, deliveries: int) -> dict[str, Any
         "cpu_share": _divide(cpu_seconds, seconds),
         "cpu_us_per_delivery": _divide(cpu_seconds * 1e6, deliveries),
         "wait_share": None if first.server_wait_seconds is None else _divide(first.server_wait_seconds, seconds),
+        "rss_start_bytes": None if first.server_start is None else first.server_start.rss_bytes,
         "rss_before_bytes": before.rss_bytes,
         "rss_after_bytes": after.rss_bytes,
-        "rss_peak_bytes": max(peak, before.rss_bytes, after.rss_bytes),
+        "rss_peak_bytes": max(peak, before.rss_bytes, after.rss_bytes, first.server_peak_bytes or 0),
         "rss_settled_bytes": None if settled is None else settled.rss_bytes,
     }
 
@@ -224,6 +225,11 @@ def _find_notes(run: Run, result: Result) -> list[str]:
             f"the clients waited {client['wait_share']:.0%} of the time for a processor that something else had:"
             " latency is partly theirs"
         )
+    if server is not None and plan.rate and (server["wait_share"] or 0) > MAX_WAIT_SHARE:
+        notes.append(
+            f"the server waited {server['wait_share']:.0%} of the time for a processor that something else had:"
+            " latency is partly of that"
+        )
     if server is None:
         notes.append("the server's processor time is not known (--server-pid): whether it was the limit is not either")
     elif not plan.rate and not plan.is_listening and (server["cpu_share"] or 0) < MIN_SERVER_CPU_SHARE:
@@ -236,7 +242,8 @@ def _find_notes(run: Run, result: Result) -> list[str]:
     in_flight_frames = client["frames_per_read"] or 0
     if not plan.rate and plan.judge == "first" and in_flight_frames > 1.5 * plan.in_flight:
         notes.append(
-            "judged by the first subscriber: others were further behind than --in-flight; compare with --judge all only"
+            "NOT COMPARABLE: judged by the first subscriber, others were further behind than --in-flight;"
+            " compare with --judge all only"
         )
     if run.was_interrupted:
         notes.append("interrupted: the figures are of what was published by then")

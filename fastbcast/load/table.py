@@ -143,9 +143,9 @@ def _times(result: Result) -> Table:
     table.add_column("ms", style="dim")
     for point in _POINTS:
         table.add_column(point, justify="right")
-    rows = (("delivery", "one subscriber has it"), ("completion", "the last one has it"),
-            ("slow_delivery", "a slow one has it"))
-    for name, title in rows:
+    rows = {"delivery": "one subscriber has it", "completion": "the last one has it",
+            "slow_delivery": "a slow one has it", "churn_handshake": "who comes meanwhile has its 101"}
+    for name, title in rows.items():
         times = result[f"{name}_ms"]
         if times["count"]:
             table.add_row(title, *(f"{times[point]:,.2f}" for point in _POINTS))

@@ -1,4 +1,4 @@
-/* wire.h: the WebSocket wire (RFC 6455), as far as floor.c and load.c need it.
+/* wire.h: the WebSocket wire (RFC 6455), as far as floor.c needs it.
  *
  * Three nouns:
  *
@@ -6,7 +6,7 @@
  *   request      the head of an HTTP message, ended by an empty line
  *   frame        2, 4 or 10 bytes of header, 4 more for a mask, then the payload (section 5.2)
  *
- * Everything is `static inline` on purpose: each program is one translation unit, `cc -O2 x.c`.
+ * Everything is `static inline` on purpose: the program is one translation unit, `cc -O2 floor.c`.
  * Nothing here allocates, and nothing here touches a socket.
  */
 #ifndef FASTBCAST_BENCHMARKS_WIRE_H
@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 enum opcode {
     OPCODE_CONTINUATION = 0x0,
@@ -37,13 +36,6 @@ enum {
     CONTROL_MAX_PAYLOAD_BYTES = 125,    /* section 5.5 */
     ACCEPT_KEY_BYTES = 28,              /* base64 of 20 bytes */
 };
-
-static inline uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- accept key ------------------------------------------------------------------------------ */
 

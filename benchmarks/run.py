@@ -51,7 +51,6 @@ from fastbcast.load.target import Server, ServerUnavailable, pinned_to
 
 if TYPE_CHECKING:
     from fastbcast.load._board import Board
-
     from fastbcast.load.timeline import Interval
 
 LOAD_TIMEOUT_SECONDS = 180

@@ -19,8 +19,14 @@ _OPERATORS = {
     "=": operator.eq,
 }
 _FACTORS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1000.0, "k": 1e3, "m": 1e6, "%": 0.01}
-_TIMES = {"": "delivery", "completion_": "completion", "handshake_": "handshake", "churn_handshake_": "churn_handshake", "spread_": "spread",
-          "slow_": "slow_delivery"}
+_TIMES = {
+    "": "delivery",
+    "completion_": "completion",
+    "spread_": "spread",
+    "slow_": "slow_delivery",
+    "handshake_": "handshake",
+    "churn_handshake_": "churn_handshake",
+}
 _POINTS = ("p50", "p90", "p99", "p99.9", "max")
 _PLAIN = {
     **{name: (name,) for name in (*WRONG_COUNTS, "skipped", "lost", "deliveries", "deliveries_per_second")},

@@ -108,6 +108,9 @@ cdef class Crowd(Audit):
     cdef void _take_control(
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
     ) noexcept nogil
+    cdef void _take_compressed(
+        self, Connection* connection, const uint8_t* payload, size_t len, uint64_t read_ns
+    ) noexcept with gil
     cdef object _inflate(self, Connection* connection, bytes payload)
     cdef void _close_reader(self, Connection* connection) noexcept nogil
     cdef void _write_off(self, uint64_t now) noexcept nogil

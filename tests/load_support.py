@@ -78,6 +78,16 @@ class ServerEnd:
     def frame(payload):
         return encode_frame(TEXT, payload)
 
+    def send_pieces(self, data, sizes):
+        """Send `data` in pieces of these sizes, again and again; the fleet reads after each."""
+        sent = 0
+        while sent < len(data):
+            try:
+                sent += self.sock.send(data[sent : sent + next(sizes)])
+            except BlockingIOError:     # each piece costs the kernel more than its bytes
+                pass
+            self.fleet.run(0)
+
     def is_at_end(self):
         """Whether the client has ended the connection."""
         try:

@@ -87,9 +87,7 @@ def test_every_message_is_accounted_for_whatever_the_server_does(history):
                     expected.take(seq)
                 frames.append(end.frame(payload))
             data = b"".join(frames)
-            for start in range(0, len(data), piece_bytes):
-                end.sock.sendall(data[start : start + piece_bytes])
-                loopback.turn()
+            end.send_pieces(data, itertools.repeat(piece_bytes))
             expected.finish(sent)
             sent_bytes += len(data)
             for name, count in expected.read().items():

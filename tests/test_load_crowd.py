@@ -139,12 +139,7 @@ def test_fragments_are_joined_however_they_come(fragmentation):
                 data += encode_frame(opcode if at == 0 else 0, part, fin=at == len(parts) - 1)
                 if has_ping:
                     data += encode_frame(PING, b"in between")
-        at = 0
-        while at < len(data):
-            size = pieces[at % len(pieces)]
-            end.sock.sendall(data[at : at + size])
-            loopback.turn()
-            at += size
+        end.send_pieces(data, itertools.cycle(pieces))
         loopback.until(lambda: loopback.counts["received"] == 3)
         assert loopback.counts["corrupt"] == 0
         if has_ping:

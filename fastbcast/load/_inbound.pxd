@@ -34,5 +34,8 @@ cdef class Inbound(Crowd):
     cdef void _take_control(
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
     ) noexcept nogil
+    cdef void _take_compressed(
+        self, Connection* connection, const uint8_t* payload, size_t len, uint64_t read_ns
+    ) noexcept with gil
     cdef object _inflate(self, Connection* connection, bytes payload)
     cdef bint _reserve(self, size_t len) noexcept nogil

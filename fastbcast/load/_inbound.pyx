@@ -26,7 +26,7 @@ from fastbcast._frames cimport (
     OPCODE_PING,
     OPCODE_PONG,
 )
-from fastbcast.load._audit cimport SLOW, Reader
+from fastbcast.load._audit cimport SLOW
 from fastbcast.load._board cimport Board
 from fastbcast.load._crowd cimport (
     ABNORMAL_CLOSURE,
@@ -228,21 +228,16 @@ cdef class Inbound(Crowd):
     cdef void _take_message(
         self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
     ) noexcept nogil:
-        cdef Reader* reader = &connection.reader
+        # No Python object here, not even in a branch: it would cost the GIL at the end of each call.
         if rsv:
             if rsv != 4 or not connection.has_deflate:  # RSV1 is permessage-deflate's, RFC 7692 section 6
                 self.tally.counts.corrupt += 1
-                return
-            self.tally.counts.compressed += 1
-            with gil:
-                inflated = self._inflate(connection, <bytes>payload[:len])
-                if inflated is None:
-                    self.tally.counts.corrupt += 1
-                else:
-                    self._take_message(connection, 0, <const uint8_t*><bytes>inflated, <size_t>len_of(inflated), read_ns)
+            else:
+                self.tally.counts.compressed += 1
+                self._take_compressed(connection, payload, len, read_ns)
             return
         if not self.has_prefix:
-            self.take(reader, payload, len, read_ns)
+            self.take(&connection.reader, payload, len, read_ns)
             return
         self.tally.counts.received += 1
         if len < self.prefix_bytes or memcmp(payload, self.prefix_data, self.prefix_bytes):
@@ -250,6 +245,15 @@ cdef class Inbound(Crowd):
         if self.board.shared.window_start_ns:
             self.tally.counts.measured += 1
             self.tally.counts.payload_bytes += len
+
+    cdef void _take_compressed(
+        self, Connection* connection, const uint8_t* payload, size_t len, uint64_t read_ns
+    ) noexcept with gil:
+        inflated = self._inflate(connection, <bytes>payload[:len])
+        if inflated is None:
+            self.tally.counts.corrupt += 1
+        else:
+            self._take_message(connection, 0, <const uint8_t*><bytes>inflated, <size_t>len_of(inflated), read_ns)
 
     cdef object _inflate(self, Connection* connection, bytes payload):
         """RFC 7692 section 7.2.2; None if it cannot be."""

@@ -5,7 +5,7 @@ import hashlib
 import os
 import socket
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 from conftest import seconds
 from reference import TEXT, encode_frame
@@ -82,10 +82,8 @@ class ServerEnd:
         """Send `data` in pieces of these sizes, again and again; the fleet reads after each."""
         sent = 0
         while sent < len(data):
-            try:
+            with suppress(BlockingIOError):     # each piece costs the kernel more than its bytes
                 sent += self.sock.send(data[sent : sent + next(sizes)])
-            except BlockingIOError:     # each piece costs the kernel more than its bytes
-                pass
             self.fleet.run(0)
 
     def is_at_end(self):

@@ -6,14 +6,16 @@
         -> part.py          what one process does, phase by phase
           -> connector.py   how a connection begins
           -> _fleet.pyx     the loop without the GIL: what is published, and when
-             _crowd.pyx     thousands of clients: handshakes, reading, leaving
+             _inbound.pyx   what they read: frames, messages
+             _crowd.pyx     thousands of clients: handshakes, writing, leaving
              _audit.pyx     every message accounted for
              _board.pyx     what the processes share: counts, histograms, how far each has come
              _audience.pyx  another kind of crowd: what clients got is kept, for fastbcast.testing
       -> timeline.py        the run as time passes
       -> result.py          the figures, and what makes them invalid; require.py judges them
            machine.py, endpoints.py     what the kernel knows
-      -> table.py, report.py, progress.py   the figures, for people
+      -> table.py, progress.py              the figures, on a terminal
+         report.py -> history.py, chart.py  the figures, in a browser; units.py writes them
 
     bench.py        the matrix, on servers that target.py starts; floor/ is a server in C that does the least there is
 

@@ -18,7 +18,7 @@ cdef enum:
 
 
 cdef extern from "<sys/epoll.h>" nogil:
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
     cdef union epoll_data:
         uint64_t u64
@@ -83,6 +83,7 @@ cdef class Crowd(Audit):
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
     ) noexcept nogil
     cdef void _watch(self, Connection* connection) noexcept nogil
+    cdef void _watch_again(self, Connection* connection) noexcept nogil
     cdef void _refuse(self, Connection* connection, const char* problem, int error) noexcept nogil
     cdef void _lose(self, Connection* connection, uint32_t code) noexcept nogil
     cdef void _free(self, Connection* connection) noexcept nogil

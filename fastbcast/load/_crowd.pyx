@@ -402,14 +402,22 @@ cdef class Crowd(Audit):
             self._flush(connection)
 
     cdef void _watch(self, Connection* connection) noexcept nogil:
-        cdef epoll_event event
-        event.events = EPOLLIN if connection.pace_ns == 0 or connection.state != OPEN else 0
+        """Be told of what the connection waits for now: once, when it comes (epoll(7), edge-triggered)."""
+        cdef uint32_t wanted = EPOLLET
+        if connection.pace_ns == 0 or connection.state != OPEN:
+            wanted |= EPOLLIN | EPOLLRDHUP
         if connection.unsent_end > connection.unsent_start:
-            event.events |= EPOLLOUT
+            wanted |= EPOLLOUT
+        if wanted != connection.watched:
+            connection.watched = wanted
+            self._watch_again(connection)
+
+    cdef void _watch_again(self, Connection* connection) noexcept nogil:
+        """The same as before, and be told of what is there already."""
+        cdef epoll_event event
+        event.events = connection.watched
         event.data.u64 = connection.number
-        if event.events != connection.watched:
-            connection.watched = event.events
-            epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, connection.fd, &event)
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, connection.fd, &event)
 
     cdef uint32_t _next_mask(self) noexcept nogil:
         self.mask_state = scramble(self.mask_state)

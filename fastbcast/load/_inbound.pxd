@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastbcast.load._crowd cimport Connection, Crowd
 
 cdef enum:
+    READS_IN_A_ROW = 16             # of one connection, before others have their turn
     READ_BYTES = 262144             # most that one recv takes
     MAX_MESSAGE_BYTES = 67108864    # 64 MiB: a message that is longer is taken for garbage
 
@@ -20,6 +21,7 @@ cdef class Inbound(Crowd):
 
     cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil
     cdef void _read_slow(self, uint64_t now) noexcept nogil
+    cdef void _read_all(self, Connection* connection, bint is_ended) noexcept nogil
     cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil
     cdef size_t _take_frames(
         self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns

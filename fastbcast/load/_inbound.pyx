@@ -35,6 +35,7 @@ from fastbcast.load._crowd cimport (
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
+    EPOLLRDHUP,
     FREE,
     HANDSHAKING,
     MSG_DONTWAIT,
@@ -88,9 +89,18 @@ cdef class Inbound(Crowd):
         elif events & EPOLLOUT and not self._flush(connection):
             return
         elif events & EPOLLIN or (events & (EPOLLERR | EPOLLHUP) and connection.pace_ns == 0):
-            self._read(connection, READ_BYTES)
+            self._read_all(connection, events & (EPOLLRDHUP | EPOLLERR | EPOLLHUP))
         elif events & (EPOLLERR | EPOLLHUP):
             self._lose(connection, ABNORMAL_CLOSURE)
+
+    cdef void _read_all(self, Connection* connection, bint is_ended) noexcept nogil:
+        """All there is, or a fair share of it; `is_ended`: the other side will send nothing more, so all."""
+        cdef int reads = 0
+        while self._read(connection, READ_BYTES) or (is_ended and connection.state != FREE):
+            reads += 1
+            if reads == READS_IN_A_ROW and not is_ended:
+                self._watch_again(connection)
+                return
 
     cdef void _read_slow(self, uint64_t now) noexcept nogil:
         """Let the slow subscribers read whose time has come."""
@@ -114,9 +124,13 @@ cdef class Inbound(Crowd):
             self.next_read_ns = min(self.next_read_ns, connection.next_read_ns)
 
     cdef bint _read(self, Connection* connection, size_t most_bytes) noexcept nogil:
-        """One recv, and all whole frames in it. False: nothing was there, or the connection is gone."""
+        """One recv, and all whole frames in it. False: there is nothing more now, or the connection is gone.
+
+        What is less than was asked for is all there was: epoll(7), "Questions and answers".
+        """
         cdef size_t kept_bytes = connection.kept_bytes, len, taken = 0
         cdef ssize_t got
+        cdef bint is_full
         cdef uint64_t read_ns
         cdef uint8_t* kept
         if not self._reserve(kept_bytes + most_bytes):
@@ -128,6 +142,7 @@ cdef class Inbound(Crowd):
                 self._lose(connection, ABNORMAL_CLOSURE)
             return False
         read_ns = now_ns()
+        is_full = <size_t>got == most_bytes
         if kept_bytes:
             memcpy(self.read_buf, connection.kept, kept_bytes)
         len = kept_bytes + <size_t>got
@@ -152,7 +167,7 @@ cdef class Inbound(Crowd):
         if len:
             memcpy(connection.kept, self.read_buf + taken, len)
         connection.kept_bytes = len
-        return True
+        return is_full
 
     cdef size_t _take_frames(
         self, Connection* connection, const uint8_t* data, size_t len, uint64_t read_ns

@@ -277,6 +277,19 @@ def test_a_publisher_that_is_lost_publishes_nothing_more():
         assert loopback.fleet.scheduled == 1
 
 
+def test_a_publisher_that_was_let_go_publishes_nothing_more():
+    with Loopback() as loopback:
+        publisher, end = loopback.connect(Kind.PUBLISHER), loopback.connect()
+        loopback.fleet.start(100, in_flight=1)
+        loopback.until(lambda: loopback.fleet.scheduled == 1)
+        (_, payload), = publisher.read_frames()
+        loopback.fleet.leave(publisher.number, is_abrupt=True)
+        end.send(payload)
+        loopback.until(lambda: loopback.counts["received"] == 1)
+        loopback.turn()
+        assert loopback.fleet.scheduled == 1
+
+
 def test_all_descriptors_are_given_back():
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))

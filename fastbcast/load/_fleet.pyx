@@ -237,8 +237,8 @@ cdef class Fleet(Inbound):
         self.scheduled += 1
         return True
 
-    cdef void _lose(self, Connection* connection, uint32_t code) noexcept nogil:
+    cdef void _free(self, Connection* connection) noexcept nogil:
         """The same; a publisher's stream has none any more."""
         if connection.kind == PUBLISHER and self.publishers[connection.at] == connection:
             self.publishers[connection.at] = NULL
-        Inbound._lose(self, connection, code)
+        Inbound._free(self, connection)

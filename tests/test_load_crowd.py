@@ -33,6 +33,7 @@ def test_a_connection_is_open_when_the_right_answer_is_complete():
             loopback.turn()
         assert loopback.fleet.is_open(end.number)
         assert loopback.counts["opened"] == loopback.counts["open"] == 1
+        assert loopback.counts["wire_bytes"] == 0
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ cdef class Inbound(Crowd):
         len = kept_bytes + <size_t>got
         if connection.state == HANDSHAKING:
             taken = self._take_response(connection, self.read_buf, len, read_ns)
-            got -= taken
+            got = <ssize_t>(len - taken)    # the head may have begun in an earlier read
         if connection.state >= OPEN:
             self.tally.counts.wire_bytes += got
             taken += self._take_frames(connection, self.read_buf + taken, len - taken, read_ns)

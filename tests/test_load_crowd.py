@@ -228,6 +228,16 @@ def test_without_publishing_what_comes_is_counted_and_its_beginning_looked_at():
         assert (counts["corrupt"], counts["measured"], counts["payload_bytes"]) == (2, 5, 7 + 6 + 7 + 9)
 
 
+def test_what_slow_clients_get_of_a_server_that_only_sends_is_not_measured():
+    with Loopback(prefix=b"") as loopback:
+        slow, end = loopback.connect(Kind.SLOW, every_seconds=0.001), loopback.connect()
+        loopback.board.start_window(1)
+        slow.send(b"price 1")
+        end.send(b"price 1")
+        loopback.until(lambda: loopback.counts["received"] == 2)
+        assert (loopback.counts["measured"], loopback.counts["payload_bytes"]) == (1, 7)
+
+
 # Ends.
 
 

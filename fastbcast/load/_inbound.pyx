@@ -257,7 +257,7 @@ cdef class Inbound(Crowd):
         self.tally.counts.received += 1
         if len < self.prefix_bytes or memcmp(payload, self.prefix_data, self.prefix_bytes):
             self.tally.counts.corrupt += 1
-        if self.board.shared.window_start_ns:
+        if self.board.shared.window_start_ns and connection.kind != SLOW:
             self.tally.counts.measured += 1
             self.tally.counts.payload_bytes += len
 

@@ -191,17 +191,17 @@ cdef class Audience(Inbound):
 
     cdef bint _send(self, uint32_t number, uint8_t opcode, bytes payload) except -1:
         cdef Connection* connection = &self.connections[number]
-        cdef size_t len = <size_t>len_of(payload)
+        cdef size_t message_bytes = <size_t>len(payload)
         cdef uint32_t mask = self._next_mask()
         cdef uint8_t* out
         if not self.is_open(number):
             return False
-        if not self._append(connection, NULL, 14 + len):
+        if not self._append(connection, NULL, 14 + message_bytes):
             raise MemoryError
         out = connection.unsent + connection.unsent_end
-        out += write_header(out, opcode, len, mask)
-        apply_mask(out, <const uint8_t*>payload, len, mask)
-        connection.unsent_end = out + len - connection.unsent
+        out += write_header(out, opcode, message_bytes, mask)
+        apply_mask(out, <const uint8_t*>payload, message_bytes, mask)
+        connection.unsent_end = out + message_bytes - connection.unsent
         return self._flush(connection)
 
     def ping(self, uint32_t number) -> bool:
@@ -270,7 +270,3 @@ cdef class Audience(Inbound):
             if self.connections[number].state == LEAVING:
                 count += 1
         return count
-
-
-cdef Py_ssize_t len_of(bytes payload):
-    return len(payload)

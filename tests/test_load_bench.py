@@ -7,7 +7,9 @@ import sys
 import pytest
 from conftest import seconds
 
-from fastbcast.load.bench import FASTBCAST, FLOOR, FULL, Cell, Row, ratios, why_left_out
+from fastbcast.load import bench
+from fastbcast.load.bench import FASTBCAST, FLOOR, FULL, Cell, Matrix, Row, measure_matrix, ratios, why_left_out
+from fastbcast.load.crew import LoadFailed
 from fastbcast.load.table import make_bench_table
 from fastbcast.load.target import ServerUnavailable, floor_command
 
@@ -49,6 +51,22 @@ def test_a_ratio_is_taken_within_a_round():
     own = Row(cell, FASTBCAST, [result(2.0), result(9.0), result(None)])
     floor = Row(cell, FLOOR, [result(1.0), result(10.0), result(1.0)])
     assert ratios(own, floor) == [2.0, 0.9]
+
+
+def test_a_round_that_fails_has_no_ratio_and_the_others_keep_theirs(monkeypatch):
+    outcomes = iter([2.0, LoadFailed("planted"), 9.0, 10.0])
+
+    def measure(row, *rest):
+        outcome = next(outcomes)
+        if isinstance(outcome, LoadFailed):
+            raise outcome
+        row.results.append(result(outcome))
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    own, floor = measure_matrix(Matrix((1,), (1,), (64,), (0.0,), 1.0), 2, is_quiet=True)
+    assert ratios(own, floor) == [0.9]
+    assert floor.median("server", "cpu_us_per_delivery") == 10.0
+    assert floor.problems == ["round 1: planted"]
 
 
 @pytest.mark.parametrize(

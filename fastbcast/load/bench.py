@@ -88,11 +88,11 @@ QUICK = Matrix((100, 1000), (1, 64), (64, 1 * KIB), (0.0,), 0.5)
 
 @dataclass
 class Row:
-    """One server in one cell: a result of each round."""
+    """One server in one cell: a result of each round, None of one that has failed."""
 
     cell: Cell
     server: str
-    results: list[Result] = field(default_factory=list)
+    results: list[Result | None] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def median(self, *path: str) -> float | None:
@@ -102,12 +102,12 @@ class Row:
     @property
     def marks(self) -> str:
         """What is to be known before the figures are believed; see the module."""
-        notes = [note for result in self.results for note in result["notes"]]
+        notes = [note for result in self.results if result is not None for note in result["notes"]]
         marks = {"c": "INVALID: the clients", "s": "INVALID as a limit", "w": "the clients waited"}
         return "".join(mark for mark, start in marks.items() if any(note.startswith(start) for note in notes))
 
 
-def _find(result: Result, path: tuple[str, ...]) -> Any:
+def _find(result: Result | None, path: tuple[str, ...]) -> Any:
     value: Any = result
     for key in path:
         value = value.get(key) if value is not None else None
@@ -154,8 +154,10 @@ def measure_matrix(
                 except ServerUnavailable as unavailable:
                     if row.server == FASTBCAST:
                         raise
+                    row.results.append(None)
                     row.problems.append(str(unavailable))
                 except LoadFailed as failed:
+                    row.results.append(None)
                     row.problems.append(f"round {number}: {failed}")
                 if number == rounds:
                     on_row(row)

@@ -20,6 +20,8 @@ from pathlib import Path
 __all__ = ["SlowEnds", "look_at_slow_ends"]
 
 _ESTABLISHED = 1
+_MAPPED = "".join(f"{word:08X}" for word in memoryview(bytes(10) + b"\xff\xff").cast("I"))
+"""How tcp6 begins the IPv4 address of a client, if a server listens on [::] for both (RFC 4291 section 2.5.5.2)."""
 
 
 @dataclass
@@ -75,7 +77,7 @@ def _as_kernel_writes(address: tuple[str, int] | tuple[str, int, int, int]) -> s
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     packed = socket.inet_pton(family, address[0].partition("%")[0])
     words = memoryview(packed).cast("I")
-    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
+    return ("".join(f"{word:08X}" for word in words) + f":{address[1]:04X}").removeprefix(_MAPPED)
 
 
 def _read_connections() -> Iterable[tuple[str, str, int, int, int, int]]:
@@ -88,4 +90,5 @@ def _read_connections() -> Iterable[tuple[str, str, int, int, int, int]]:
         for line in lines:
             words = line.split()
             unsent, _, unread = words[4].partition(":")
-            yield words[1], words[2], int(words[3], 16), int(unsent, 16), int(unread, 16), int(words[9])
+            local, remote = (word.removeprefix(_MAPPED) for word in words[1:3])
+            yield local, remote, int(words[3], 16), int(unsent, 16), int(unread, 16), int(words[9])

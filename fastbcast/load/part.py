@@ -129,7 +129,7 @@ class Part:
         """Warm up, then publish what is measured, and wait until it is settled."""
         plan, board, fleet = self.plan, self.board, self.fleet
         self.report.socket_bytes_idle = read_socket_bytes()
-        if not plan.is_listening and plan.warmup_messages:
+        if not plan.is_listening and plan.warmup_messages and not board.is_stopping:
             board.phase = Phase.WARMING
             fleet.start(plan.warmup_messages, in_flight=min(plan.in_flight, board.slots), rate=plan.rate)
             self._wait_until_settled()
@@ -241,19 +241,31 @@ class Part:
                 while (due_in := start + count / rate - time.monotonic()) > 0 and not self.board.is_stopping:
                     self._turn(min(TURN_SECONDS, due_in))
             elif self.fleet.connecting >= at_once:
-                self._turn(plan.connect_timeout_seconds, at_once // 2)
-                if self.fleet.connecting >= at_once:
+                self._wait_for_handshakes(at_once // 2)
+                if self.fleet.connecting >= at_once and not self.board.is_stopping:
                     self.fleet.give_up_connecting()
             if self.board.is_stopping:
                 return
             self._connect(what)
-        self._turn(plan.connect_timeout_seconds, 0)
+        self._wait_for_handshakes(0)
+        if self.board.is_stopping:
+            return
         self.fleet.give_up_connecting()
         self.report.connecting_seconds = time.monotonic() - start
         opened = self.fleet.open_publishers + self.fleet.open_subscribers
         if not opened or self.fleet.open_publishers < self._publishers:
             problem = next(iter(self.fleet.read_problems()), "the server closed the connection")
             raise CannotConnect(f"{plan.url}: {problem}")
+
+    def _wait_for_handshakes(self, most_connecting: int) -> None:
+        """Until only so many are under way, or the newest has had its time."""
+        end_at = time.monotonic() + self.plan.connect_timeout_seconds
+        while (
+            self.fleet.connecting > most_connecting
+            and not self.board.is_stopping
+            and (left := end_at - time.monotonic()) > 0
+        ):
+            self._turn(min(TURN_SECONDS, left), most_connecting)
 
     def _connect(self, what: Client | int) -> int:
         """Begin one connection: a subscriber's, or that of the publisher of a stream."""

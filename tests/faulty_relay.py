@@ -4,6 +4,7 @@
     ... double N, swap N, damage N         is sent twice, after the one behind it, with one letter changed
     ... delay SECONDS                      the first client gets everything so much later
     ... close N                            the client of the Nth delivery is closed with 1011
+    ... unplug N                           who sends the Nth message is closed with 1011
     ... fragment BYTES                     no fault: messages in fragments
     ... push SECONDS                       no relay: sends "tick" to each client, again and again
 """
@@ -17,12 +18,15 @@ import sys
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
+PERIODIC = ("drop", "double", "swap", "damage", "close")
+
 
 class Relay:
     def __init__(self, fault, value):
         self.fault = fault
         self.value = value
         self.connections = {}
+        self.messages = itertools.count(1)
         self.deliveries = itertools.count(1)
         self.held = {}
         self.tasks = set()
@@ -32,6 +36,8 @@ class Relay:
         if self.fault == "push":
             self.start(self.push(connection))
         async for message in connection:
+            if next(self.messages) == self.value and self.fault == "unplug":
+                self.start(connection.close(1011, "planted"))
             for other in list(self.connections[connection.request.path]):
                 if other is not connection:     # so that a delivery is a subscriber's
                     with contextlib.suppress(ConnectionClosed):
@@ -39,7 +45,7 @@ class Relay:
         self.connections[connection.request.path].remove(connection)
 
     async def deliver(self, connection, message):
-        is_due = next(self.deliveries) % self.value == 0 if self.fault not in ("delay", "fragment", "push") else False
+        is_due = self.fault in PERIODIC and next(self.deliveries) % self.value == 0
         held = self.held.pop(connection, None)
         if self.fault == "delay" and connection is self.connections[connection.request.path][0]:
             self.start(self.deliver_later(connection, message))

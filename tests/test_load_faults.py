@@ -72,6 +72,16 @@ def test_a_client_that_is_closed_is_found_with_its_code(load):
     assert "✗ 1 connections ended by the server (1011: 1)" in output
 
 
+def test_without_one_of_its_publishers_a_run_ends(load):
+    status, result, _ = load(
+        "unplug", 9, "--clients", "4", "--publishers", "2", "--rate", "200", "--messages", "10000", "--warmup", "0",
+        "--stall", "0.3",
+    )
+    assert status == 1
+    assert result["lost"] == 1
+    assert 0 < result["published"] < 10000
+
+
 @pytest.mark.parametrize("judge", ["all", "first"])
 def test_without_a_fault_nothing_is_found(load, judge):
     status, result, output = load("fragment", 50, "--clients", "20", "--messages", "100", "--judge", judge)

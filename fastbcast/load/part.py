@@ -172,7 +172,8 @@ class Part:
         while not self.fleet.is_done:
             self._turn()
             now = time.monotonic()
-            if now >= end_at or self.board.is_stopping or not self.fleet.open_publishers:
+            # The schedule goes round all publishers: without one of them it could not be kept.
+            if now >= end_at or self.board.is_stopping or self.fleet.open_publishers < self._publishers:
                 self.fleet.stop()
                 if self.board.phase == Phase.MEASURING:
                     self.board.phase = Phase.DRAINING

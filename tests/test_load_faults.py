@@ -82,6 +82,14 @@ def test_without_one_of_its_publishers_a_run_ends(load):
     assert 0 < result["published"] < 10000
 
 
+def test_slow_clients_that_have_seen_their_end_are_gone(load):
+    _, result, _ = load(
+        "close", 1, "--clients", "4", "--slow", "2:1MB/s", "--messages", "1", "--warmup", "0", "--settle", "1"
+    )
+    assert result["slow_clients"]["closes"] == {"1011": 2}
+    assert (result["slow_clients"]["open"], result["slow_clients"]["gone"]) == (0, 2)
+
+
 @pytest.mark.parametrize("judge", ["all", "first"])
 def test_without_a_fault_nothing_is_found(load, judge):
     status, result, output = load("fragment", 50, "--clients", "20", "--messages", "100", "--judge", judge)

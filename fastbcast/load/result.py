@@ -206,6 +206,7 @@ def _describe_slow(run: Run) -> dict[str, Any]:
     for part in run.parts:
         ends.add(part.slow_ends)
     closes = _sum_by_key(part.slow_closes for part in run.parts)
+    ends.gone += sum(closes.values())  # these have read it, and have no socket any more
     by_code = {str(code): count for code, count in sorted(closes.items())}
     return {"count": run.plan.slow_clients, **asdict(ends), "closes": by_code}
 

@@ -79,6 +79,7 @@ class Part:
         self.report = PartReport()
         self.connector = Connector(plan)
         self._process = process
+        self._watcher_pid = os.getppid()
         self._clients = plan.all_clients()[process :: plan.processes]
         self._guests = [client for client in self._clients if client.is_guest]
         self._guest_numbers: dict[int, int] = {}  # which guest -> its connection
@@ -212,6 +213,8 @@ class Part:
 
     def _turn(self, seconds: float = TURN_SECONDS, most_connecting: int = -1) -> None:
         self.fleet.run(seconds, most_connecting)
+        if os.getppid() != self._watcher_pid:
+            raise SystemExit(1)  # it was killed, and nobody would read the report
         if self._guests and Phase.WARMING <= self.board.phase <= Phase.MEASURING:
             self._churn()
         self._note_cpu()

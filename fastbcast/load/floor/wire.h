@@ -9,8 +9,8 @@
  * Everything is `static inline` on purpose: the program is one translation unit, `cc -O2 floor.c`.
  * Nothing here allocates, and nothing here touches a socket.
  */
-#ifndef FASTBCAST_BENCHMARKS_WIRE_H
-#define FASTBCAST_BENCHMARKS_WIRE_H
+#ifndef FASTBCAST_FLOOR_WIRE_H
+#define FASTBCAST_FLOOR_WIRE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -20,7 +20,9 @@ MODULES = [
     "_frames", "_log", "_compact", "_wire", "_policy", "_sweeper", "_roster", "_tally", "_round", "_fanout", "_client",
 ]
 if sys.platform == "linux":  # the load generator stands on epoll
-    MODULES += ["load._board", "load._audit", "load._crowd", "load._inbound", "load._fleet", "load._audience"]
+    MODULES += [f"load.{name}" for name in (
+        "_board", "_receipt", "_audit", "_crowd", "_inbound", "_fleet", "_audience",
+    )]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"

@@ -298,6 +298,11 @@ def test_a_server_that_refuses_says_so(serve_process):
     assert "503" in done.stderr
 
 
+def test_a_name_with_several_addresses_is_tried_until_one_answers(serve_process):
+    server = serve_process("--relay", "--host", "127.0.0.1")
+    run_load(f"ws://localhost:{server.port}/", "--clients", "1", "--messages", "1")
+
+
 def test_headers_reach_the_server(start_process, tmp_path):
     program = tmp_path / "server.py"
     program.write_text(

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast.load._board cimport Board, Tally
+from fastbcast.load._receipt cimport Receipt
 
 cpdef enum Kind:
     # Of a connection: subscribers, and who publishes.
@@ -13,18 +14,6 @@ cpdef enum Kind:
 cdef enum:
     STAMP_BYTES = 40
     HEADER_MAX_BYTES = 10       # of a server's frame, RFC 6455 section 5.2
-
-
-cdef struct Gap:
-    uint64_t start, end         # [start, end) was passed over
-
-
-cdef struct Receipt:
-    # What one subscriber has of one stream.
-    uint64_t next_seq           # all below it were received, or are in `gaps`; UNJOINED: nothing yet, of a guest
-    uint64_t forgotten_seq      # gaps below it are not known any more
-    Gap* gaps
-    uint32_t gap_count, gap_capacity
 
 
 cdef struct Reader:

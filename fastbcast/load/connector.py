@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket
 from itertools import cycle
+from typing import Any
 
 from .plan import SPREAD_ABOVE_CLIENTS, Plan
 
@@ -16,6 +17,8 @@ __all__ = ["CannotConnect", "Connector"]
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _IP_BIND_ADDRESS_NO_PORT = 24
 """ip(7): the port is chosen at connect, so that two connections to different places may share one."""
+_CHOOSE_SECONDS = 2.0
+"""For each address of a name that has several."""
 _LOOPBACK_SOURCES = tuple(f"127.0.0.{last}" for last in range(1, 9))
 
 
@@ -33,7 +36,7 @@ class Connector:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise CannotConnect(f"{host}: {getattr(error, 'strerror', None) or error}") from None
-        self.family, self.address = found[0][0], found[0][4]
+        self.family, self.address = _choose(found)
         self.plan = plan
         sources = plan.source_addresses
         if not sources and plan.clients > SPREAD_ABOVE_CLIENTS and str(self.address[0]).startswith("127."):
@@ -83,3 +86,13 @@ class Connector:
         start = f"GET {self.plan.path_of(channel)} HTTP/1.1\r\n"
         head = f"{start}{self._lines}\r\nSec-WebSocket-Key: {key.decode()}\r\n\r\n"
         return head.encode(), base64.b64encode(hashlib.sha1(key + _GUID).digest())
+
+
+def _choose(found: list[Any]) -> tuple[int, Any]:
+    """The family and address that answers, of what getaddrinfo has found: `localhost` may be ::1 and 127.0.0.1."""
+    for family, _, _, _, address in found if len(found) > 1 else ():
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_CHOOSE_SECONDS)
+            if sock.connect_ex(address) == 0:
+                return family, address
+    return found[0][0], found[0][4]

@@ -16,16 +16,21 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 __all__ = ["SlowEnds", "look_at_slow_ends"]
 
 _ESTABLISHED = 1
+
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 _MAPPED = "".join(f"{word:08X}" for word in memoryview(bytes(10) + b"\xff\xff").cast("I"))
 """How tcp6 begins the IPv4 address of a client, if a server listens on [::] for both (RFC 4291 section 2.5.5.2)."""
 
 
 @dataclass
 class SlowEnds:
+    is_known: bool = True
+    """False: the server is on another machine, and nobody here knows open, lingering, gone and what is unread."""
     open: int = 0
     lingering: int = 0
     gone: int = 0
@@ -36,7 +41,7 @@ class SlowEnds:
 
     def add(self, other: SlowEnds) -> None:
         for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            setattr(self, name, getattr(self, name) + value if name != "is_known" else self.is_known and value)
 
 
 def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
@@ -54,7 +59,9 @@ def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
             poll = select.poll()
             poll.register(sock, select.POLLRDHUP)
             ends.closes_seen += bool(poll.poll(0))
-    if not own_ends:
+            if not _is_here(sock.getpeername()):
+                ends.is_known = False
+    if not own_ends or not ends.is_known:
         return ends
     unread_bytes: dict[tuple[str, str], int] = {}
     server_ends: dict[tuple[str, str], tuple[bool, int]] = {}
@@ -72,7 +79,17 @@ def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
     return ends
 
 
-def _as_kernel_writes(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+def _is_here(address: Address) -> bool:
+    """Whether it is an address of this machine."""
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((address[0], 0))
+        except OSError:
+            return False
+    return True
+
+
+def _as_kernel_writes(address: Address) -> str:
     """An address as it stands in /proc/net/tcp and tcp6: 32-bit words in the machine's own order."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     packed = socket.inet_pton(family, address[0].partition("%")[0])

@@ -207,7 +207,7 @@ class Part:
     def _turn_for(self, seconds: float) -> None:
         end_at = time.monotonic() + seconds
         while (left := end_at - time.monotonic()) > 0 and not (
-            self.plan.is_listening and (self.board.is_stopping or not self.fleet.open_subscribers)
+            self.plan.is_listening and (self.board.is_stopping or not self.board.read()["open"])
         ):
             self._turn(min(TURN_SECONDS, left))
 

@@ -208,7 +208,10 @@ def _describe_slow(run: Run) -> dict[str, Any]:
     closes = _sum_by_key(part.slow_closes for part in run.parts)
     ends.gone += sum(closes.values())  # these have read it, and have no socket any more
     by_code = {str(code): count for code, count in sorted(closes.items())}
-    return {"count": run.plan.slow_clients, **asdict(ends), "closes": by_code}
+    described = {"count": run.plan.slow_clients, **asdict(ends), "closes": by_code}
+    if not ends.is_known:
+        described |= dict.fromkeys(("open", "lingering", "gone", "unread_bytes"))
+    return described
 
 
 def _find_notes(run: Run, result: Result) -> list[str]:

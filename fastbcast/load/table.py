@@ -38,6 +38,10 @@ def _number(value: float | None, unit: str = "", decimals: int = 0) -> str:
     return "not known" if value is None else f"{value:,.{decimals}f}{unit}"
 
 
+def _mib(value: int | None) -> float | None:
+    return None if value is None else value / MIB
+
+
 def _how(settings: dict[str, Any]) -> str:
     if settings["expect_prefix"] is not None:
         return "only listening"
@@ -115,8 +119,9 @@ def _figures(result: Result) -> Table:
         slow = result["slow_clients"]
         table.add_row(
             "slow clients",
-            f"{slow['count']:,}: {slow['open']:,} open, {slow['lingering']:,} closed with data unread, {slow['gone']:,}"
-            f" gone, {_number(result['skipped'])} messages skipped, {slow['unread_bytes'] / MIB:,.1f} MiB unread",
+            f"{slow['count']:,}: {_number(slow['open'])} open, {_number(slow['lingering'])} closed with data unread,"
+            f" {_number(slow['gone'])} gone,"
+            f" {_number(result['skipped'])} messages skipped, {_number(_mib(slow['unread_bytes']), ' MiB', 1)} unread",
         )
     if handshakes["churned"]:
         table.add_row("churn", f"{handshakes['churned']:,} clients came and went")

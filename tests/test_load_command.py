@@ -15,6 +15,7 @@ import pytest
 from conftest import seconds
 
 from fastbcast.load.command import parse_plan
+from fastbcast.load.connector import Connector
 from fastbcast.load.plan import Plan, parse_bytes, parse_slow, parse_sources
 from fastbcast.load.require import BadRequirement, parse_requirement
 
@@ -298,9 +299,13 @@ def test_a_server_that_refuses_says_so(serve_process):
     assert "503" in done.stderr
 
 
-def test_a_name_with_several_addresses_is_tried_until_one_answers(serve_process):
-    server = serve_process("--relay", "--host", "127.0.0.1")
-    run_load(f"ws://localhost:{server.port}/", "--clients", "1", "--messages", "1")
+def test_of_several_addresses_the_one_that_answers_is_taken(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = [(socket.AF_INET, 1, 6, "", address) for address in (nobody, listener.getsockname())]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
+        assert Connector(Plan(url="ws://localhost/")).address == listener.getsockname()
 
 
 def test_headers_reach_the_server(start_process, tmp_path):

@@ -141,6 +141,32 @@ def test_a_message_that_ends_its_deflate_stream_is_not_the_last():
         assert loopback.counts["corrupt"] == 0
 
 
+# Publishing.
+
+
+def test_a_publisher_that_is_lost_does_not_stop_the_others_of_an_open_loop():
+    with Loopback(Board(1, 2)) as loopback:
+        lost, publisher = loopback.connect(Kind.PUBLISHER, 0), loopback.connect(Kind.PUBLISHER, 1)
+        loopback.fleet.start(0)
+        lost.sock.close()
+        loopback.until(lambda: loopback.fleet.open_publishers == 1)
+        loopback.fleet.start(10, rate=1e6)
+        loopback.until(lambda: loopback.fleet.scheduled == 10)
+        assert loopback.counts["published"] == 5
+        loopback.until(lambda: len(publisher.read_frames()) == 5)
+
+
+def test_what_a_server_does_not_read_blocks_its_publisher():
+    with Loopback(payload_bytes=1_000_000) as loopback:
+        publisher, _ = loopback.connect(Kind.PUBLISHER), loopback.connect()
+        assert not loopback.fleet.is_blocked
+        loopback.fleet.start(1)
+        loopback.until(lambda: loopback.fleet.scheduled == 1)
+        assert loopback.fleet.is_blocked
+        loopback.until(lambda: len(publisher.read()) > 1_000_000)
+        assert not loopback.fleet.is_blocked
+
+
 # The clients of tests.
 
 

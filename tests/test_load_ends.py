@@ -73,6 +73,19 @@ def test_no_process_outlives_the_one_that_started_it(relay, start_load, number, 
     assert alive == []
 
 
+def test_a_bench_that_is_ended_leaves_no_server_behind():
+    command = [sys.executable, "-m", "fastbcast", "bench", "--quick", "--clients", "100"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (children := psutil.Process(process.pid).children()):
+            assert process.poll() is None, "the bench has ended"
+        process.terminate()
+        process.wait(seconds(30))
+    _, alive = psutil.wait_procs(children, seconds(10))
+    for child in alive:
+        child.kill()
+    assert alive == []
+
+
 @pytest.mark.parametrize("options", [("--connect-timeout", "600"), ("--connect-rate", "0.001")])
 def test_an_interrupt_is_heard_while_clients_connect(relay, start_load, tmp_path, options):
     path = tmp_path / "result.json"
@@ -133,3 +146,63 @@ def test_who_gets_no_answer_when_others_come_and_go_is_refused(relay, tmp_path):
     options = ("--clients", "10", "--churn", "50", "--duration", "2", "--stall", "0.5", "--rate", "100")
     run_load(relay("silent", 11), *options, "--json", str(path), status=1)
     assert set(json.loads(path.read_text())["handshakes"]["problems"]) == {"no answer to the handshake"}
+
+
+# Output.
+
+
+@pytest.fixture
+def quick(relay):
+    return (relay("fragment", 64), "--clients", "2", "--messages", "5")
+
+
+def test_the_file_is_written_though_nobody_reads_standard_output(quick, tmp_path):
+    path = tmp_path / "result.json"
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with closing(os.fdopen(theirs)) as output:
+        run_load(*quick, "--json", str(path), status=1, stdout=output)
+    assert json.loads(path.read_text())["published"] == 5
+
+
+def test_standard_output_may_be_closed(quick, tmp_path):
+    path = tmp_path / "result.json"
+    run_load(*quick, "--json", str(path), status=0, preexec_fn=lambda: os.close(1))
+    assert json.loads(path.read_text())["published"] == 5
+
+
+def test_a_full_disk_has_a_name(quick):
+    done = run_load(*quick, "--json", "/dev/full", status=3, stdout=subprocess.PIPE)
+    assert done.stderr == "fastbcast: /dev/full: No space left on device\n"
+    assert "✓" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_said_before_the_run(tmp_path, option):
+    path = tmp_path / "nowhere" / "result"
+    done = run_load("ws://127.0.0.1:1/", option, str(path), status=2)
+    assert done.stderr == f"fastbcast: {path} cannot be written\n"
+
+
+def test_a_terminal_that_has_no_signs_gets_others(quick):
+    done = run_load(*quick, status=0, stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert "? no message missing" in done.stdout
+
+
+# What is no number.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["rate", "churn_per_second", "duration_seconds", "settle_seconds", "connect_rate"])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} is a number, not {value}"):
+        Plan(url="ws://x/", **{name: value})
+
+
+def test_a_rate_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="--rate must be at most 1,000,000,000"):
+        Plan(url="ws://x/", rate=1e300)
+
+
+def test_a_processor_that_is_not_there_has_a_name(quick):
+    assert "--cores: there is no processor 9999" in run_load(*quick, "--cores", "9999", status=3).stderr

@@ -6,6 +6,9 @@
     ... close N                            the client of the Nth delivery is closed with 1011
     ... unplug N                           who sends the Nth message is closed with 1011
     ... fragment BYTES                     no fault: messages in fragments
+    ... deaf N                             reads nothing more of who published N messages
+    ... abort N                            ends the connection of who published N messages
+    ... silent N                           does not answer the handshakes after the Nth
     ... push SECONDS                       no relay: sends "tick" to each client, again and again
 """
 
@@ -29,20 +32,33 @@ class Relay:
         self.messages = itertools.count(1)
         self.deliveries = itertools.count(1)
         self.held = {}
+        self.handshakes = itertools.count(1)
         self.tasks = set()
 
     async def handle(self, connection):
         self.connections.setdefault(connection.request.path, []).append(connection)
         if self.fault == "push":
             self.start(self.push(connection))
+        published = 0
         async for message in connection:
             if next(self.messages) == self.value and self.fault == "unplug":
                 self.start(connection.close(1011, "planted"))
+            published += 1
+            if self.fault == "deaf" and published > self.value:
+                await asyncio.Event().wait()
+            if self.fault == "abort" and published > self.value:
+                connection.transport.abort()
+                self.fault = "none"
+                break
             for other in list(self.connections[connection.request.path]):
                 if other is not connection:     # so that a delivery is a subscriber's
                     with contextlib.suppress(ConnectionClosed):
                         await self.deliver(other, message)
         self.connections[connection.request.path].remove(connection)
+
+    async def answer(self, connection, request):
+        if self.fault == "silent" and next(self.handshakes) > self.value:
+            await asyncio.Event().wait()
 
     async def deliver(self, connection, message):
         is_due = self.fault in PERIODIC and next(self.deliveries) % self.value == 0
@@ -86,7 +102,10 @@ async def main(fault, value):
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = await serve(Relay(fault, float(value)).handle, "127.0.0.1", 0, max_size=None)
+    relay = Relay(fault, float(value))
+    server = await serve(
+        relay.handle, "127.0.0.1", 0, max_size=None, process_request=relay.answer, open_timeout=None
+    )
     print(f"listening on ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
     await stopped.wait()
     server.close()

@@ -111,14 +111,14 @@ class Loopback:
         self._stack.close()
         self.fleet.close()
 
-    def begin(self, kind=Kind.STEADY, at=0, **options):
-        """A connection whose request is on its way."""
+    def begin(self, kind=Kind.STEADY, at=0, *, offer=b"", **options):
+        """A connection whose request, with `offer` in it, is on its way."""
         ours, theirs = socket.socketpair()
         self._stack.enter_context(closing(theirs))
         ours.setblocking(False)
         theirs.setblocking(False)
         key, accept = make_key()
-        number = self.fleet.add(ours.detach(), kind, at, b"GET / " + key + b"\r\n\r\n", accept, **options)
+        number = self.fleet.add(ours.detach(), kind, at, b"GET / " + key + b"\r\n" + offer + b"\r\n", accept, **options)
         return ServerEnd(self.fleet, theirs, number, accept)
 
     def connect(self, kind=Kind.STEADY, at=0, **options):

@@ -36,7 +36,7 @@ from fastbcast.load._crowd cimport (
     epoll_event,
     epoll_wait,
 )
-from fastbcast.load._inbound cimport Inbound
+from fastbcast.load._inbound cimport MAX_MESSAGE_BYTES, Inbound
 from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:
@@ -74,6 +74,7 @@ cdef class Audience(Inbound):
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.wake_fd, &event) < 0:
             raise OSError(errno, strerror(errno).decode())
         self.max_kept_bytes = max_kept_bytes
+        self.max_message_bytes = MAX_MESSAGE_BYTES
 
     def __dealloc__(self):
         if self.listeners != NULL and self.wake_fd >= 0:    # else __cinit__ did not get so far
@@ -226,7 +227,10 @@ cdef class Audience(Inbound):
         return True
 
     def take_kept(self) -> list:
-        """(number, message) of all that was kept since the last call, in the order of reading; text as str."""
+        """(number, message) of all that was kept since the last call, in the order of reading; text as str.
+
+        Text that is no UTF-8 has surrogates in it: see PEP 383.
+        """
         cdef size_t at = 0
         cdef Entry entry
         cdef bytes payload
@@ -236,7 +240,7 @@ cdef class Audience(Inbound):
             at += sizeof(Entry)
             payload = (<const char*>self.journal + at)[:entry.payload_bytes]
             at += entry.payload_bytes
-            taken.append((entry.number, payload.decode() if entry.opcode == OPCODE_TEXT else payload))
+            taken.append((entry.number, payload.decode(errors="surrogateescape") if entry.opcode == OPCODE_TEXT else payload))
         free(self.journal)
         self.journal = NULL
         self.journal_bytes = self.journal_capacity = 0

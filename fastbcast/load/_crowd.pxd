@@ -12,6 +12,7 @@ cdef enum:
 
     LEAVE_SECONDS = 2               # for the answer to our CLOSE
     MAX_HEAD_BYTES = 16384          # of the answer to a handshake
+    MAX_PROBLEMS = 64               # different ones that are told apart
     CLOSE_CODES = 5000              # RFC 6455 section 7.4: 1000 to 4999
     NO_STATUS_RECEIVED = 1005       # a CLOSE without a code
     ABNORMAL_CLOSURE = 1006         # no CLOSE at all
@@ -41,6 +42,7 @@ cdef struct Connection:
     uint32_t watched            # what the epoll set has for it
     bint is_inflated_alone      # permessage-deflate, and the server promised no context takeover
     bint has_deflate
+    bint offers_extensions      # in its request
     uint32_t number             # where it stands in `connections`
     uint32_t at                 # a publisher's stream, a subscriber's channel
     uint64_t connect_ns         # when it began to connect; to leave, if it is LEAVING
@@ -57,6 +59,7 @@ cdef struct Connection:
     # What the kernel has not taken yet: the request, then frames.
     uint8_t* unsent
     size_t unsent_start, unsent_end, unsent_capacity
+    uint32_t unsent_pongs       # since all was sent
     uint8_t accept[28]          # Sec-WebSocket-Accept, as it must be
 
 

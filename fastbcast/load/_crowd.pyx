@@ -142,6 +142,7 @@ cdef class Crowd(Audit):
         connection.at = at
         connection.pace_ns = <uint64_t>min(every_seconds * 1e9, 1e18) if kind == SLOW else 0
         connection.pace_bytes = read_bytes
+        connection.offers_extensions = b"sec-websocket-extensions:" in request.lower()
         connection.connect_ns = now_ns()
         memcpy(connection.accept, <const uint8_t*>accept, sizeof(connection.accept))
         connection.state = CONNECTING
@@ -185,12 +186,17 @@ cdef class Crowd(Audit):
         self.free_numbers = []
         self.top = 0
 
-    def give_up_connecting(self) -> None:
-        """Who has no answer to its handshake by now is refused."""
+    def give_up_connecting(self, double after_seconds=0) -> None:
+        """Who has waited so long for the answer to its handshake is refused."""
         cdef uint32_t number
+        cdef Connection* connection
+        cdef uint64_t now = now_ns()
+        if self.connecting == 0:
+            return
         for number in range(self.top):
-            if 0 < self.connections[number].state < OPEN:
-                self._refuse(&self.connections[number], "no answer to the handshake", 0)
+            connection = &self.connections[number]
+            if FREE < connection.state < OPEN and <double>(now - connection.connect_ns) >= after_seconds * 1e9:
+                self._refuse(connection, "no answer to the handshake", 0)
 
     def has_room(self) -> bool:
         """Whether one more may be added. Who has been leaving for LEAVE_SECONDS makes room, answered or not."""
@@ -273,6 +279,7 @@ cdef class Crowd(Audit):
         if len < 12 or memcmp(text, b"HTTP/1.1 101", 12):
             with gil:
                 line = text[:len].split(b"\r\n", 1)[0].decode("latin-1")
+                line = "".join(letter if letter.isprintable() else "?" for letter in line)     # it goes to a terminal
                 self._refuse(connection, line.encode()[:200], 0)
             return 0
         accept = find_header(text, len, "Sec-WebSocket-Accept", &value_len)
@@ -280,6 +287,9 @@ cdef class Crowd(Audit):
             self._refuse(connection, "Sec-WebSocket-Accept is missing or wrong", 0)
             return 0
         extensions = find_header(text, len, "Sec-WebSocket-Extensions", &value_len)
+        if extensions != NULL and value_len and not connection.offers_extensions:   # RFC 6455 section 4.1
+            self._refuse(connection, "the answer has an extension that was not offered", 0)
+            return 0
         connection.has_deflate = has_text(extensions, value_len, "permessage-deflate")
         connection.is_inflated_alone = has_text(extensions, value_len, "server_no_context_takeover")
         record(&self.tally.handshake, read_ns - connection.connect_ns)
@@ -305,6 +315,8 @@ cdef class Crowd(Audit):
         self.tally.counts.refused += 1
         with gil:
             reason = (problem if problem != NULL else strerror(error)).decode("utf-8", "replace")
+            if len(self.problems) >= MAX_PROBLEMS and reason not in self.problems:
+                reason = "other reasons"
             self.problems[reason] = self.problems.get(reason, 0) + 1
             self._free(connection)
             self.free_numbers.append(connection.number)
@@ -384,6 +396,7 @@ cdef class Crowd(Audit):
                 connection.unsent_start += sent
         if connection.unsent_start == connection.unsent_end:
             connection.unsent_start = connection.unsent_end = 0
+            connection.unsent_pongs = 0
             if connection.kind != PUBLISHER:    # it has said what it had to
                 free(connection.unsent)
                 connection.unsent = NULL

@@ -14,7 +14,7 @@ cdef class Fleet(Inbound):
     # State. Only the first process publishes.
     cdef int timer_fd
     cdef Connection** publishers    # [stream], NULL: none is open
-    cdef readonly uint64_t scheduled        # messages of this schedule that were published
+    cdef readonly uint64_t scheduled        # messages of this schedule that were published, or lost their publisher
     cdef uint64_t limit
     cdef uint64_t in_flight
     cdef bint is_judged_by_all

@@ -107,7 +107,7 @@ cdef class Fleet(Inbound):
         self.limit = messages
         self.start_ns = now_ns()
         if rate > 0:
-            interval_ns = max(<uint64_t>MIN_TIMER_NS, <uint64_t>(1e9 / rate))
+            interval_ns = max(<uint64_t>MIN_TIMER_NS, <uint64_t>min(1e9 / rate, 1e18))
         timer.it_interval.tv_sec = timer.it_value.tv_sec = interval_ns // 1000000000
         timer.it_interval.tv_nsec = timer.it_value.tv_nsec = interval_ns % 1000000000
         timerfd_settime(self.timer_fd, 0, &timer, NULL)
@@ -120,6 +120,15 @@ cdef class Fleet(Inbound):
     def is_done(self) -> bool:
         """The whole schedule was published, and is settled for all."""
         return self.scheduled >= self.limit and self.under_way == 0
+
+    @property
+    def is_blocked(self) -> bool:
+        """A publisher has something to send that the server does not read."""
+        cdef uint32_t stream
+        for stream in range(self.streams):
+            if self.publishers[stream] != NULL and self.publishers[stream].unsent_end:
+                return True
+        return False
 
     @property
     def open_publishers(self) -> int:
@@ -192,16 +201,20 @@ cdef class Fleet(Inbound):
 
     cdef void _publish_due(self, uint64_t now) noexcept nogil:
         """Publish whatever is due; what is due at one time leaves in one send."""
-        cdef uint32_t stream
+        cdef uint32_t stream, gone = 0
         cdef uint64_t due, arrived
         if self.scheduled >= self.limit:
             return
         if self.rate > 0:
             due = min(self.limit, 1 + <uint64_t>(<double>(now - self.start_ns) * self.rate / 1e9))
-            while self.scheduled < due:
-                if not self._publish(
-                    self.scheduled % self.streams, self.start_ns + <uint64_t>(<double>self.scheduled * 1e9 / self.rate)
-                ):
+            while self.scheduled < due and gone < self.streams:
+                stream = self.scheduled % self.streams
+                if self.publishers[stream] == NULL:     # lost, which was counted; the others go on
+                    self.scheduled += 1
+                    gone += 1
+                elif self._publish(stream, self.start_ns + <uint64_t>(<double>self.scheduled * 1e9 / self.rate)):
+                    gone = 0
+                else:
                     self.was_throttled = True
                     break
         else:

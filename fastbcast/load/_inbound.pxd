@@ -6,10 +6,12 @@ cdef enum:
     READS_IN_A_ROW = 16             # of one connection, before others have their turn
     READ_BYTES = 262144             # most that one recv takes
     MAX_MESSAGE_BYTES = 67108864    # 64 MiB: a message that is longer is taken for garbage
+    MAX_UNSENT_PONGS = 512          # of one connection, some 64 KiB: a server that sends PINGs may not read
 
 
 cdef class Inbound(Crowd):
     # Set once.
+    cdef uint64_t max_message_bytes         # longer is garbage
     cdef bint has_prefix            # nothing here is published: messages begin with `prefix`, if it is not empty
     cdef bytes prefix
     cdef const uint8_t* prefix_data

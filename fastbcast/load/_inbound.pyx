@@ -7,7 +7,7 @@ Invariants
 
 1. A frame that straddles two reads is kept by its connection, and goes in front of the next read.
 2. A message that came in fragments, or compressed, is judged as it would be if it had not.
-3. Nothing that a server sends makes a connection hold more than MAX_MESSAGE_BYTES and one read.
+3. Nothing that a server sends makes a connection hold more than `max_message_bytes`, one read, and MAX_UNSENT_PONGS.
 """
 
 import zlib
@@ -66,6 +66,8 @@ cdef class Inbound(Crowd):
             raise MemoryError
         self.inflaters = {}
         self.has_prefix = prefix is not None
+        # What is published says how long a message is. Some more, so that another one is corrupt and not the end.
+        self.max_message_bytes = max(<uint64_t>READ_BYTES, payload_bytes) if prefix is None else MAX_MESSAGE_BYTES
         self.prefix = prefix or b""
         self.prefix_data = self.prefix
         self.prefix_bytes = len(self.prefix)
@@ -182,14 +184,18 @@ cdef class Inbound(Crowd):
             found = read_header(data + at, len - at, &frame)
             if found == 0:
                 break
-            if found < 0 or frame.payload_bytes > MAX_MESSAGE_BYTES:
+            if found < 0 or frame.payload_bytes > self.max_message_bytes:
                 self.tally.counts.corrupt += 1      # and what follows cannot be read
                 self._lose(connection, ABNORMAL_CLOSURE)
                 return len
             if len - at - frame.header_bytes < frame.payload_bytes:
                 break
             at += frame.header_bytes
-            if frame.opcode >= OPCODE_CLOSE:
+            if frame.opcode >= OPCODE_CLOSE and (
+                frame.rsv or not frame.is_final or frame.payload_bytes > MAX_CONTROL_PAYLOAD_BYTES
+            ):
+                self.tally.counts.corrupt += 1
+            elif frame.opcode >= OPCODE_CLOSE:
                 self._take_control(connection, frame.opcode, data + at, frame.payload_bytes)
             elif connection.reader.receipts != NULL:
                 frames += 1
@@ -225,7 +231,7 @@ cdef class Inbound(Crowd):
                 self._take_message(connection, rsv, payload, len, read_ns)
                 return
         message = NULL
-        if connection.message_bytes + len <= MAX_MESSAGE_BYTES:
+        if connection.message_bytes + len <= self.max_message_bytes:
             message = <uint8_t*>realloc(connection.message, connection.message_bytes + len + 1)
         if message == NULL:
             self.tally.counts.corrupt += 1
@@ -278,18 +284,21 @@ cdef class Inbound(Crowd):
             if not connection.is_inflated_alone:
                 self.inflaters[connection.number] = inflater
         try:
-            inflated = inflater.decompress(payload + b"\x00\x00\xff\xff", MAX_MESSAGE_BYTES)
+            inflated = inflater.decompress(payload + b"\x00\x00\xff\xff", self.max_message_bytes)
         except zlib.error:
             return None
+        if inflater.eof:    # a block with BFINAL, section 7.2.3.4: zlib begins anew after it
+            self.inflaters.pop(connection.number, None)
         return None if inflater.unconsumed_tail else inflated
 
     cdef void _take_control(
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
     ) noexcept nogil:
-        """RFC 6455 section 5.5. The connection may be gone afterwards."""
+        """RFC 6455 section 5.5, a frame that may be. The connection may be gone afterwards."""
         cdef uint32_t code = NO_STATUS_RECEIVED
-        if opcode == OPCODE_PING and len <= MAX_CONTROL_PAYLOAD_BYTES:
-            if connection.state == OPEN:
+        if opcode == OPCODE_PING:
+            if connection.state == OPEN and connection.unsent_pongs < MAX_UNSENT_PONGS:
+                connection.unsent_pongs += 1
                 self._send_control(connection, OPCODE_PONG, payload, len)
         elif opcode == OPCODE_CLOSE:
             if len >= 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -160,17 +161,20 @@ def load_command(
         plan = _make_plan(**options)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
+    _check_writable(json_path, html_path)
     try:
         with Progress(plan, is_quiet=quiet) as progress:
             result = make_result(run_load(plan, progress.show))
     except LoadFailed as error:
         fail(str(error), EXIT_NO_RESULT)
     result["unmet"] = [problem for requirement in requirements if (problem := requirement.check(result))]
-    print_result(result)
-    if json_path is not None:
-        _write(json_path, json.dumps(result, indent=1) + "\n")
-    if html_path is not None:
-        _write(html_path, render_report(result))
+    try:    # the files first: nobody may read the other end of the pipe any more
+        if json_path is not None:
+            _write(json_path, json.dumps(result, indent=1) + "\n")
+        if html_path is not None:
+            _write(html_path, render_report(result))
+    finally:
+        print_result(result)
     sys.exit(EXIT_WRONG if find_problems(result) else 0)
 
 
@@ -184,7 +188,7 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, **options: Any) -> Pl
     from .plan import Plan
 
     if listen or expect_prefix is not None:
-        options["expect_prefix"] = (expect_prefix or "").encode()
+        options["expect_prefix"] = os.fsencode(expect_prefix or "")
     options["publishers"] = options["publishers"] or 0
     options["source_addresses"] = options["source_addresses"] or ()
     return Plan(**options)
@@ -219,6 +223,7 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
             fail("there must be a client", EXIT_USAGE)
     if len(os.sched_getaffinity(0)) < 2:
         click.echo("one processor only: server and clients share it, and no figure is valid", err=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_NO_RESULT))  # or the server would stay behind
     click.echo(f"about {estimate_seconds(matrix, rounds) / 60:.0f} minutes", err=True)
     for cell in matrix.cells():
         if why := why_left_out(cell):
@@ -239,6 +244,13 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", EXIT_NO_RESULT)
+        fail(f"{path}: {error.strerror}", EXIT_NO_RESULT)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Before the run, since it is lost if it cannot be written after it."""
+    for path in paths:
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            fail(f"{path} cannot be written", EXIT_USAGE)

@@ -61,13 +61,15 @@ def run_load(plan: Plan, on_look: Callable[[Interval, Board], None] = lambda int
     context = multiprocessing.get_context("fork")  # the board is memory that they inherit
     wake_fd = os.eventfd(0, os.EFD_NONBLOCK) if plan.processes > 1 else -1
     processes, pipes = [], []
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by who started this
+            stream.flush()
     own_cpu = time.process_time()
     try:
         for number in range(plan.processes):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_play, args=(plan, board, number, wake_fd, theirs), daemon=True)
+            arguments = (plan, board, number, wake_fd, os.getpid(), theirs)
+            process = context.Process(target=_play, args=arguments, daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -115,20 +117,27 @@ def _watch(
     return [parts[pipe] for pipe in pipes], was_interrupted
 
 
-def _play(plan: Plan, board: Board, process: int, wake_fd: int, pipe: Connection) -> None:
+def _play(plan: Plan, board: Board, process: int, wake_fd: int, parent_pid: int, pipe: Connection) -> None:
     """The life of one process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that watches decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     report = PartReport()
     try:
         if plan.cores:
-            os.sched_setaffinity(0, {plan.cores[process % len(plan.cores)]})
-        report = Part(plan, board, process, wake_fd).play()
+            _move_to(plan.cores[process % len(plan.cores)])
+        report = Part(plan, board, process, wake_fd, parent_pid).play()
     except (CannotConnect, ValueError, OSError) as error:
         report.failure = str(error)
     with contextlib.suppress(BrokenPipeError):
         pipe.send(report)
     pipe.close()
+
+
+def _move_to(core: int) -> None:
+    try:
+        os.sched_setaffinity(0, {core})
+    except (OSError, ValueError):
+        raise ValueError(f"--cores: there is no processor {core}, or it may not be used") from None
 
 
 def _allow_files(plan: Plan) -> None:

@@ -72,14 +72,14 @@ class PartReport:
 class Part:
     """The part of process number `process`. Raises CannotConnect, and ValueError for what the Fleet refuses."""
 
-    def __init__(self, plan: Plan, board: Board, process: int, wake_fd: int = -1) -> None:
+    def __init__(self, plan: Plan, board: Board, process: int, wake_fd: int, parent_pid: int) -> None:
         self.plan = plan
         self.board = board
         self.is_first = process == 0
         self.report = PartReport()
         self.connector = Connector(plan)
         self._process = process
-        self._watcher_pid = os.getppid()
+        self._parent_pid = parent_pid
         self._clients = plan.all_clients()[process :: plan.processes]
         self._guests = [client for client in self._clients if client.is_guest]
         self._guest_numbers: dict[int, int] = {}  # which guest -> its connection
@@ -158,7 +158,8 @@ class Part:
         self.report.was_throttled = fleet.was_throttled
         self.report.socket_bytes_after = read_socket_bytes()
         self._note_cpu()
-        self._turn_for(LINGER_SECONDS + plan.settle_seconds)
+        self._turn_for(LINGER_SECONDS)
+        self._turn_for(plan.settle_seconds)
         if plan.settle_seconds:
             self.report.server_settled = read_usage(plan.server_pids)
             self.report.socket_bytes_settled = read_socket_bytes()
@@ -181,7 +182,7 @@ class Part:
             counts = self.board.read()
             if (counts["received"], self.fleet.scheduled) != moved:
                 moved, moved_at = (counts["received"], self.fleet.scheduled), now
-            elif now - moved_at > self.plan.stall_seconds and self.fleet.under_way:
+            elif now - moved_at > self.plan.stall_seconds and (self.fleet.under_way or self.fleet.is_blocked):
                 hopeless = hopeless + 1 if moved[0] == before[0] else 1
                 before = moved
                 self.board.write_off()
@@ -192,6 +193,7 @@ class Part:
 
     def _finish(self) -> None:
         self._note_cpu()
+        self.fleet.give_up_connecting(min(self.plan.stall_seconds, self.plan.connect_timeout_seconds))
         self.fleet.finish()
         if self._wait_start is not None:
             ended = read_wait_seconds(os.getpid())
@@ -207,14 +209,14 @@ class Part:
     def _turn_for(self, seconds: float) -> None:
         end_at = time.monotonic() + seconds
         while (left := end_at - time.monotonic()) > 0 and not (
-            self.plan.is_listening and (self.board.is_stopping or not self.board.read()["open"])
+            self.board.is_stopping or (self.plan.is_listening and not self.board.read()["open"])
         ):
             self._turn(min(TURN_SECONDS, left))
 
     def _turn(self, seconds: float = TURN_SECONDS, most_connecting: int = -1) -> None:
+        if os.getppid() != self._parent_pid:  # killed: nobody would end this process, or hear what it has to say
+            raise SystemExit(1)
         self.fleet.run(seconds, most_connecting)
-        if os.getppid() != self._watcher_pid:
-            raise SystemExit(1)  # it was killed, and nobody would read the report
         if self._guests and Phase.WARMING <= self.board.phase <= Phase.MEASURING:
             self._churn()
         self._note_cpu()
@@ -245,31 +247,26 @@ class Part:
                 while (due_in := start + count / rate - time.monotonic()) > 0 and not self.board.is_stopping:
                     self._turn(min(TURN_SECONDS, due_in))
             elif self.fleet.connecting >= at_once:
-                self._wait_for_handshakes(at_once // 2)
-                if self.fleet.connecting >= at_once and not self.board.is_stopping:
-                    self.fleet.give_up_connecting()
+                self._finish_handshakes(at_once // 2)
+                if not self.fleet.open_subscribers and self.fleet.read_problems():
+                    break  # nobody gets in: it is not tried once for each client
             if self.board.is_stopping:
                 return
             self._connect(what)
-        self._wait_for_handshakes(0)
+        self._finish_handshakes(0)
         if self.board.is_stopping:
             return
-        self.fleet.give_up_connecting()
         self.report.connecting_seconds = time.monotonic() - start
         opened = self.fleet.open_publishers + self.fleet.open_subscribers
         if not opened or self.fleet.open_publishers < self._publishers:
             problem = next(iter(self.fleet.read_problems()), "the server closed the connection")
             raise CannotConnect(f"{plan.url}: {problem}")
 
-    def _wait_for_handshakes(self, most_connecting: int) -> None:
-        """Until only so many are under way, or the newest has had its time."""
-        end_at = time.monotonic() + self.plan.connect_timeout_seconds
-        while (
-            self.fleet.connecting > most_connecting
-            and not self.board.is_stopping
-            and (left := end_at - time.monotonic()) > 0
-        ):
-            self._turn(min(TURN_SECONDS, left), most_connecting)
+    def _finish_handshakes(self, most_connecting: int) -> None:
+        """Until only so many are under way. Who gets no answer in time is refused."""
+        while self.fleet.connecting > most_connecting and not self.board.is_stopping:
+            self._turn(TURN_SECONDS, most_connecting)
+            self.fleet.give_up_connecting(self.plan.connect_timeout_seconds)
 
     def _connect(self, what: Client | int) -> int:
         """Begin one connection: a subscriber's, or that of the publisher of a stream."""
@@ -293,6 +290,7 @@ class Part:
         due = int((time.monotonic() - self._churn_start) * self.plan.churn_per_second / self.plan.processes)
         for _ in range(min(due - self.report.churned, MAX_CHURN_PER_TURN)):
             if not self.fleet.has_room():
+                self.fleet.give_up_connecting(self.plan.connect_timeout_seconds)
                 break
             guest = self._guests[self.report.churned % len(self._guests)]
             number = self._guest_numbers.pop(id(guest), None)

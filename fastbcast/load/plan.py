@@ -16,6 +16,7 @@ __all__ = ["CHURN_LIFE_SECONDS", "Client", "Plan", "Slow", "parse_bytes", "parse
 
 MAX_SIZE_BYTES = 16 * 1024 * 1024
 MAX_CLIENTS = 1_000_000
+MAX_RATE = 1_000_000_000
 CHURN_LIFE_SECONDS = 2.0
 """How long a client of the churn stays, on average."""
 BURST_SECONDS = 2.0
@@ -98,6 +99,10 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "publishers", self.publishers or (0 if self.is_listening else self.channels))
         object.__setattr__(self, "target", parse_url(self.url))
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is a number, not {value}")
         checks = {
             f"--clients must be 1 to {MAX_CLIENTS:,}": 1 <= self.clients <= MAX_CLIENTS,
             f"--channels must be 1 to {MAX_STREAMS:,}": 1 <= self.channels <= MAX_STREAMS,
@@ -111,6 +116,7 @@ class Plan:
             "--judge is first or all": self.judge in ("first", "all"),
             "--messages must be at least 1": self.messages is None or self.messages >= 1,
             "--duration must be above 0": self.duration_seconds > 0,
+            f"--rate must be at most {MAX_RATE:,}": self.rate <= MAX_RATE,
             "--rate, --connect-rate and --churn are not negative":
                 min(self.rate, self.connect_rate, self.churn_per_second) >= 0,
             "each channel needs a client that reads all it can, for the whole run": len(self.steady()) >= self.channels,

@@ -115,7 +115,9 @@ def find_problems(result: Result) -> list[str]:
             f"{late['count']:,} clients late: the worst by {late['worst_ms']:.1f} ms on average, the median client"
             f" by {late['median_ms']:.1f}"
         )
-    if not result["deliveries"] and result["seconds"]:
+    if not result["seconds"]:
+        problems.insert(0, "nothing was measured: it was interrupted before")
+    elif not result["deliveries"]:
         if result["settings"]["expect_prefix"] is None:
             problems.insert(0, "no message arrived: does the server send what a client says to all clients of its URL?")
         elif result["settings"]["expect_prefix"]:  # with --listen alone there may be none: idle clients

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import sys
+from io import TextIOWrapper
 from typing import Any
 
 from rich import box
@@ -91,6 +93,8 @@ def _short(value: float | None, decimals: int) -> str:
 
 
 def _console() -> Console:
+    if isinstance(sys.stdout, TextIOWrapper):  # not every terminal has all signs
+        sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = PIPE_COLUMNS

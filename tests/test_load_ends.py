@@ -177,6 +177,14 @@ def test_a_full_disk_has_a_name(quick):
     assert "✓" in done.stdout
 
 
+def test_a_full_standard_output_has_a_name_and_costs_no_file(quick, tmp_path):
+    path = tmp_path / "result.json"
+    with open("/dev/full", "w") as full:
+        done = run_load(*quick, "--json", str(path), status=3, stdout=full)
+    assert done.stderr == "fastbcast: standard output: No space left on device\n"
+    assert json.loads(path.read_text())["published"] == 5
+
+
 @pytest.mark.parametrize("option", ["--json", "--html"])
 def test_a_file_that_cannot_be_written_is_said_before_the_run(tmp_path, option):
     path = tmp_path / "nowhere" / "result"

@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -119,9 +120,18 @@ def run_load(*arguments, status, **options):
     return done
 
 
-def test_a_server_that_answers_nobody_is_not_waited_for_by_each_client(relay):
-    options = ("--clients", "100000", "--processes", "100", "--connect-timeout", "0.2")
-    assert "no answer to the handshake" in run_load(relay("silent", 0), *options, status=3).stderr
+def test_a_server_that_answers_nobody_is_not_asked_by_each_client():
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        done = run_load(url, "--clients", "500", "--connect-timeout", "0.2", status=3)
+        assert "no answer to the handshake" in done.stderr
+        listener.setblocking(False)
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+                asked += 1
+        assert asked == 64
 
 
 @pytest.mark.parametrize("loop", [("--in-flight", "8"), ("--rate", "1000")])
@@ -175,6 +185,14 @@ def test_a_full_disk_has_a_name(quick):
     done = run_load(*quick, "--json", "/dev/full", status=3, stdout=subprocess.PIPE)
     assert done.stderr == "fastbcast: /dev/full: No space left on device\n"
     assert "✓" in done.stdout
+
+
+def test_a_full_standard_output_has_a_name_and_costs_no_file(quick, tmp_path):
+    path = tmp_path / "result.json"
+    with open("/dev/full", "w") as full:
+        done = run_load(*quick, "--json", str(path), status=3, stdout=full)
+    assert done.stderr == "fastbcast: standard output: No space left on device\n"
+    assert json.loads(path.read_text())["published"] == 5
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

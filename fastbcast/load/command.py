@@ -174,7 +174,11 @@ def load_command(
         if html_path is not None:
             _write(html_path, render_report(result))
     finally:
-        print_result(result)
+        try:
+            print_result(result)
+        except OSError as error:
+            sys.stdout = None  # what it still holds would be tried again at the end
+            fail(f"standard output: {error.strerror}", EXIT_NO_RESULT)
     sys.exit(EXIT_WRONG if find_problems(result) else 0)
 
 

@@ -7,7 +7,6 @@
     ... unplug N                           who sends the Nth message is closed with 1011
     ... fragment BYTES                     no fault: messages in fragments
     ... deaf N                             reads nothing more of who published N messages
-    ... abort N                            ends the connection of who published N messages
     ... silent N                           does not answer the handshakes after the Nth
     ... push SECONDS                       no relay: sends "tick" to each client, again and again
 """
@@ -46,10 +45,6 @@ class Relay:
             published += 1
             if self.fault == "deaf" and published > self.value:
                 await asyncio.Event().wait()
-            if self.fault == "abort" and published > self.value:
-                connection.transport.abort()
-                self.fault = "none"
-                break
             for other in list(self.connections[connection.request.path]):
                 if other is not connection:     # so that a delivery is a subscriber's
                     with contextlib.suppress(ConnectionClosed):

@@ -7,6 +7,7 @@ own report. Nothing here measures.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -27,6 +28,8 @@ __all__ = ["FLOOR_MODES", "Server", "ServerUnavailable", "floor_command"]
 FLOOR_SOURCE = Path(__file__).parent / "floor" / "floor.c"
 FLOOR_MODES = ("each", "coalesce")
 """One send for each client and message; one for all that has gathered while a round of reading was handled."""
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when the one that started it ends."""
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 20.0
 
@@ -61,12 +64,16 @@ def floor_command(mode: str, folder: Path) -> list[str]:
 
 
 def pinned_to(core: int | None) -> Callable[[], None]:
-    """A `preexec_fn`: one core, and SIGINT as a program expects it.
+    """A `preexec_fn`: one core, SIGINT as a program expects it, and no life beyond that of the process that calls this.
 
     A shell starts background jobs with SIGINT ignored, and a Python started so never stops on it.
     """
+    libc, starter_pid = ctypes.CDLL(None), os.getpid()
 
     def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != starter_pid:
+            os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if core is not None:
             os.sched_setaffinity(0, {core})

@@ -11,11 +11,12 @@ import socket
 
 import pytest
 from harness import UPGRADE, Harness, mask_frame
-from servers import SUBJECT, Server, fastbcast_command
+from servers import SUBJECT, fastbcast_command
 
 import fastbcast
 from fastbcast import _frames
 from fastbcast._log import Log
+from fastbcast.load.target import Server
 
 SIZES = [32, 128, 1024, 65536]
 INBOUND_BYTES = 64 * 1024  # what a client sends at a time: a read's worth, or one large message

@@ -17,7 +17,7 @@ if sys.platform != "linux":
 
 from fastbcast.load.chart import Curve, draw_chart, scale_from_zero, scale_values
 from fastbcast.load.history import MOST_POINTS, find_phases, thin_out
-from fastbcast.load.report import write_report
+from fastbcast.load.report import render_report
 from fastbcast.load.units import write_bytes, write_milliseconds, write_number, write_share
 
 RUN = """
@@ -55,7 +55,7 @@ def open_report(browser, tmp_path):
 
     def open_result(result, **options):
         path = tmp_path / f"report-{len(contexts)}.html"
-        write_report(result, path)
+        path.write_text(render_report(result), encoding="utf-8")
         context = browser.new_context(**options)
         context.set_default_timeout(seconds(20) * MILLISECONDS)
         contexts.append(context)

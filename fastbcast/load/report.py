@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,7 +17,7 @@ from .history import MOST_POINTS, draw_latency, draw_timeline, find_phases
 from .result import WRONG_COUNTS, Result, find_problems
 from .units import NOT_MEASURED, write_bytes, write_milliseconds, write_number, write_share
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_report"]
 
 LATENCIES = {
     "delivery": "from the intended time of a message until one subscriber has it",
@@ -43,10 +42,6 @@ class Verdict:
     kind: str
     """good, doubtful or bad."""
     text: str
-
-
-def write_report(result: Result, path: Path) -> None:
-    path.write_text(render_report(result), encoding="utf-8")
 
 
 def render_report(result: Result) -> str:

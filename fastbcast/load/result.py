@@ -26,6 +26,8 @@ MAX_CLIENT_CPU_SHARE = 0.95
 """Of a processor, above which a load process may have been the limit."""
 MIN_SERVER_CPU_SHARE = 0.95
 """Of a processor, below which a closed loop did not measure the server."""
+MAX_FRAMES_PER_IN_FLIGHT = 1.5
+"""In a read, above which the first subscriber's arrival did not bound how far the others were behind."""
 MAX_WAIT_SHARE = 0.05
 """Of the window, above which somebody else had the processor."""
 MAX_DISTRIBUTION_POINTS = 600
@@ -245,8 +247,8 @@ def _find_notes(run: Run, result: Result) -> list[str]:
         )
     if run.parts[0].was_throttled:
         notes.append("the server was so far behind that publishing had to wait; latency counts from the intended time")
-    in_flight_frames = client["frames_per_read"] or 0
-    if not plan.rate and plan.judge == "first" and in_flight_frames > 1.5 * plan.in_flight:
+    is_deeper = (client["frames_per_read"] or 0) > MAX_FRAMES_PER_IN_FLIGHT * plan.in_flight
+    if not plan.rate and plan.judge == "first" and is_deeper:
         notes.append(
             "NOT COMPARABLE: judged by the first subscriber, others were further behind than --in-flight;"
             " compare with --judge all only"

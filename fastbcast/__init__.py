@@ -42,7 +42,7 @@ from .exceptions import (
     WrongThread,
 )
 from .hub import Channel, Hub
-from .options import ChannelOptions, HubOptions
+from .options import ChannelOptions, HubOptions, ServerOptions
 from .server import Server, serve
 from .typing import Disconnect, Flushed, Lag, Missed, Request
 
@@ -63,6 +63,7 @@ __all__ = [
     "Reject",
     "Request",
     "Server",
+    "ServerOptions",
     "TooManyChannels",
     "WrongThread",
     "__version__",

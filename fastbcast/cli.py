@@ -22,7 +22,7 @@ from . import __version__
 from .door import DEFAULT_CHANNEL
 from .hub import Hub
 from .load.command import bench_command, load_command
-from .options import POLICIES, ChannelOptions, HubOptions
+from .options import POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .server import Server, serve
 from .tool import listen_to, publish_to
 
@@ -32,9 +32,6 @@ _Command = Callable[..., Any]
 
 MAX_BYTES = 2**40
 """What any option of bytes may be: a terabyte."""
-MAX_SOCKET_BYTES = 2**30
-"""What the kernel takes as a socket's option."""
-
 
 _LIMITS = {
     # Channels.
@@ -54,17 +51,30 @@ _LIMITS = {
     "max_pinned_bytes": "What the rests of large messages may hold beside that.",
     "max_channels": "Channels there may be at once (503 above).",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
+    # The server.
+    "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
+    "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }
-"""The fields of ChannelOptions and HubOptions that are options of `serve` and `demo`."""
+"""The fields of ChannelOptions, HubOptions and ServerOptions that are options of `serve` and `demo`."""
+_MAY_BE_ZERO = {"notsent_lowat_bytes", "send_buffer_bytes"}
 
 
 def _limit_options() -> list[Callable[[_Command], _Command]]:
-    fields_by_name = {field.name: field for field in (*fields(ChannelOptions), *fields(HubOptions))}
-    kinds: dict[str, Any] = {"int": click.IntRange(1, MAX_BYTES), "float": click.FloatRange(min=0)}
+    fields_by_name = {
+        field.name: field for kind in (ChannelOptions, HubOptions, ServerOptions) for field in fields(kind)
+    }
+
+    def type_of(name: str) -> Any:
+        if name == "policy":
+            return click.Choice(POLICIES)
+        if fields_by_name[name].type == "float":
+            return click.FloatRange(min=0)
+        return click.IntRange(0 if name in _MAY_BE_ZERO else 1, MAX_BYTES)
+
     return [
         click.option(
             f"--{name.replace('_', '-')}",
-            type=click.Choice(POLICIES) if name == "policy" else kinds[str(fields_by_name[name].type)],
+            type=type_of(name),
             default=fields_by_name[name].default,
             show_default=True,
             help=text,
@@ -82,10 +92,6 @@ def _server_options(command: _Command) -> _Command:
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="How long SIGTERM lets pending messages finish."),
-        click.option("--send-buffer-bytes", type=click.IntRange(0, MAX_SOCKET_BYTES), default=0, show_default=True,
-                     help="SO_SNDBUF of each connection; 0 leaves it to the kernel."),
-        click.option("--notsent-lowat-bytes", type=click.IntRange(0, MAX_SOCKET_BYTES), default=64 * 1024,
-                     show_default=True, help="What the kernel may hold unsent of each connection; 0: as it likes."),
         *reversed(_limit_options()),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                      help="Port to listen on; 0 takes a free one."),
@@ -171,15 +177,16 @@ async def _run_server(
     page: bool,
     relay: bool,
     drain_seconds: float,
-    notsent_lowat_bytes: int,
-    send_buffer_bytes: int,
     background: Callable[[Hub, Server], Coroutine[Any, Any, None]] | None = None,
     **limits: Any,
 ) -> int:
-    channel_names = {field.name for field in fields(ChannelOptions)}
+    def settings_of(kind: type) -> dict[str, Any]:
+        return {field.name: limits[field.name] for field in fields(kind) if field.name in limits}
+
     try:
-        hub = Hub(**{name: value for name, value in limits.items() if name not in channel_names})
-        hub.configure("*", **{name: value for name, value in limits.items() if name in channel_names})
+        hub = Hub(**settings_of(HubOptions))
+        hub.configure("*", **settings_of(ChannelOptions))
+        serving = serve(hub, host, port, page=page, **settings_of(ServerOptions))
     except ValueError as error:
         click.echo(f"fastbcast: {error}", err=True)
         return 2
@@ -187,10 +194,7 @@ async def _run_server(
         hub.on_message(lambda client, message: hub.publish(client.channel, message))
     stop = _stop_signals()
     try:
-        server = await serve(
-            hub, host, port,
-            page=page, notsent_lowat_bytes=notsent_lowat_bytes, send_buffer_bytes=send_buffer_bytes,
-        )
+        server = await serving
     except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
         reason = getattr(error, "strerror", None) or error
         click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {reason}", err=True)

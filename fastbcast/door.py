@@ -65,7 +65,7 @@ class Door(asyncio.Protocol):
         # From here on `pause_writing` comes exactly when something could not be written: see _wire.pyx.
         self._transport.set_write_buffer_limits(high=0)
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._server.handshake_seconds, self._too_slow)
+        self._deadline = loop.call_later(self._server.options.handshake_seconds, self._too_slow)
         self._server.doors.add(self)
         if self._server.is_closing:
             self._transport.abort()
@@ -75,15 +75,15 @@ class Door(asyncio.Protocol):
         if self._parser is not None:  # behind an answer, or while the hook decides
             if self._task is not None:
                 self._head += data
-                if len(self._head) > self._server.max_head_bytes:
+                if len(self._head) > self._server.options.max_head_bytes:
                     self._transport.pause_reading()
             return
         searched = max(0, len(self._head) - 3)
         self._head += data
         end = self._head.find(b"\r\n\r\n", searched)
-        if end < 0 and len(self._head) <= self._server.max_head_bytes:
+        if end < 0 and len(self._head) <= self._server.options.max_head_bytes:
             return
-        if end < 0 or end > self._server.max_head_bytes:
+        if end < 0 or end > self._server.options.max_head_bytes:
             self._parser = HttpRequestParser(self)
             self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["ChannelOptions", "HubOptions"]
+__all__ = ["ChannelOptions", "HubOptions", "ServerOptions"]
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 def _check(options: object, least: dict[str, float]) -> None:
     for field in fields(options):  # type: ignore[arg-type]
-        if field.type == "str":
+        if field.type not in ("int", "float"):
             continue
         value = getattr(options, field.name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -94,3 +94,30 @@ class HubOptions:
 
     def __post_init__(self) -> None:
         _check(self, {"close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001})
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What `serve()` allows before a connection is a client, and how it sets up its socket."""
+
+    page: bool = False
+    """Answer a browser's GET with a page that shows a channel's messages."""
+    subscribe_path: bool = True
+    """Subscribe each client to the channel its path names, before `on_connect`."""
+    backlog: int = 1024
+    """Connections that may wait in the kernel to be accepted."""
+    handshake_seconds: float = 10.0
+    """How long the opening handshake may take (408 above)."""
+    max_head_bytes: int = 16 * KIB
+    """The largest head of a request (431 above)."""
+    notsent_lowat_bytes: int = 64 * KIB
+    """TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits act, and not in kernel
+    memory; 0 leaves the kernel's default."""
+    send_buffer_bytes: int = 0
+    """SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel."""
+
+    def __post_init__(self) -> None:
+        _check(self, {"notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001})
+        for name in ("notsent_lowat_bytes", "send_buffer_bytes", "backlog"):
+            if getattr(self, name) >= 2**31:  # the kernel takes an int
+                raise ValueError(f"{name} must be below 2**31, got {getattr(self, name)!r}")

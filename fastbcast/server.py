@@ -23,6 +23,7 @@ from ._frames import encode_close
 from .acceptor import Acceptor
 from .door import Door
 from .hub import Hub
+from .options import ServerOptions
 from .typing import Request
 
 __all__ = ["Server", "serve"]
@@ -34,30 +35,13 @@ _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform 
 class Server:
     """What `serve()` gives. Its methods belong to the event loop's thread."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        host: str | None,
-        port: int,
-        *,
-        page: bool,
-        subscribe_path: bool,
-        backlog: int,
-        handshake_seconds: float,
-        max_head_bytes: int,
-        notsent_lowat_bytes: int,
-        send_buffer_bytes: int,
-    ) -> None:
+    def __init__(self, hub: Hub, host: str | None, port: int, options: ServerOptions) -> None:
         self.hub = hub
         self.host = host
         self._port = port
-        self._page = files(__package__).joinpath("web/index.html").read_bytes() if page else None
-        self.subscribe_path = subscribe_path
-        self._backlog = backlog
-        self._notsent_lowat_bytes = notsent_lowat_bytes
-        self._send_buffer_bytes = send_buffer_bytes
-        self.handshake_seconds = handshake_seconds
-        self.max_head_bytes = max_head_bytes
+        self.options = options
+        self._page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
+        self.subscribe_path = options.subscribe_path    # read for every client
         self.is_closing = False
         self.doors: set[Door] = set()
         self.responses: Counter[int] = Counter()
@@ -73,7 +57,7 @@ class Server:
         """Bind and accept; OSError if an address cannot be bound."""
         self.hub.bind()
         self._acceptor = Acceptor(self._connect)
-        await self._acceptor.listen(self.host, self._port, self._backlog)
+        await self._acceptor.listen(self.host, self._port, self.options.backlog)
         self._acceptor.start()
         return self
 
@@ -130,10 +114,10 @@ class Server:
 
     def _connect(self, accepted: socket.socket) -> None:
         try:
-            if self._notsent_lowat_bytes:
-                accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._notsent_lowat_bytes)
-            if self._send_buffer_bytes:
-                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
+            if self.options.notsent_lowat_bytes:
+                accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.options.notsent_lowat_bytes)
+            if self.options.send_buffer_bytes:
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.options.send_buffer_bytes)
         except OSError:  # the peer is gone again
             accepted.close()
             return
@@ -183,48 +167,13 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     """Serve `hub` on `host`:`port`; await it, or use it as an async context manager that closes at the end.
 
     host, port: where to listen; port 0 takes a free one (`server.port`).
-    page: answer a browser's GET with a page that shows a channel's messages.
-    subscribe_path: subscribe each client to the channel its path names, before `on_connect`.
-    backlog: connections that may wait in the kernel to be accepted.
-    handshake_seconds, max_head_bytes: bounds of the opening handshake.
-    notsent_lowat_bytes: TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits
-    act, and not in kernel memory; 0 leaves the kernel's default.
-    send_buffer_bytes: SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel.
+    options: see ServerOptions.
 
     Raises OSError if an address cannot be bound, TypeError or ValueError for an impossible option.
     """
 
-    def __init__(
-        self,
-        hub: Hub,
-        host: str | None = "127.0.0.1",
-        port: int = 0,
-        *,
-        page: bool = False,
-        subscribe_path: bool = True,
-        backlog: int = 1024,
-        handshake_seconds: float = 10.0,
-        max_head_bytes: int = 16 * 1024,
-        notsent_lowat_bytes: int = 64 * 1024,
-        send_buffer_bytes: int = 0,
-    ) -> None:
-        for name, value in (("notsent_lowat_bytes", notsent_lowat_bytes), ("send_buffer_bytes", send_buffer_bytes)):
-            if not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {value!r}")
-            if not 0 <= value < 2**31:  # the kernel takes an int
-                raise ValueError(f"{name} must be at least 0 and below 2**31, got {value!r}")
-        self._server = Server(
-            hub,
-            host,
-            port,
-            page=page,
-            subscribe_path=subscribe_path,
-            backlog=backlog,
-            handshake_seconds=handshake_seconds,
-            max_head_bytes=max_head_bytes,
-            notsent_lowat_bytes=notsent_lowat_bytes,
-            send_buffer_bytes=send_buffer_bytes,
-        )
+    def __init__(self, hub: Hub, host: str | None = "127.0.0.1", port: int = 0, **options: Any) -> None:
+        self._server = Server(hub, host, port, ServerOptions(**options))
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._server.start().__await__()

@@ -25,7 +25,7 @@ import uvloop
 
 from ..door import channel_of
 from ..hub import Hub
-from ..options import ChannelOptions, HubOptions
+from ..options import ChannelOptions, HubOptions, ServerOptions
 from ..server import Server, serve
 
 if TYPE_CHECKING:
@@ -42,25 +42,23 @@ DRAIN_SECONDS = 30.0
 
 _HUB_SETTINGS = {field.name for field in fields(HubOptions)}
 _CHANNEL_SETTINGS = {field.name for field in fields(ChannelOptions)}
-_SERVE_SETTINGS = {
-    name for name, parameter in inspect.signature(serve).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
-}
+_SERVER_SETTINGS = {field.name for field in fields(ServerOptions)}
 
 
 class BroadcastServer:
     """A hub that is served on a free port of 127.0.0.1: `with BroadcastServer(policy="skip") as server:`.
 
     hub: your own, made for this; None: a new one. relay: publish what a client sends to all clients of its channel.
-    settings: those of HubOptions, of ChannelOptions (for all channels), and of `serve()`.
+    settings: those of HubOptions, of ServerOptions, and of ChannelOptions (for all channels).
 
     Raises TypeError or ValueError for an unknown or impossible setting.
     """
 
     def __init__(self, hub: Hub | None = None, *, relay: bool = False, **settings: Any) -> None:
         _check_names(settings)
-        hub_settings, channel_settings, self._serve_settings = (
+        hub_settings, channel_settings, self._server_settings = (
             {name: value for name, value in settings.items() if name in names}
-            for names in (_HUB_SETTINGS, _CHANNEL_SETTINGS, _SERVE_SETTINGS)
+            for names in (_HUB_SETTINGS, _CHANNEL_SETTINGS, _SERVER_SETTINGS)
         )
         if hub is not None and hub_settings:
             raise TypeError(f"a hub of your own has its own settings: {', '.join(hub_settings)}")
@@ -161,7 +159,7 @@ class BroadcastServer:
 
     async def _serve(self) -> None:
         try:
-            self.server = await serve(self.hub, "127.0.0.1", 0, **self._serve_settings)
+            self.server = await serve(self.hub, "127.0.0.1", 0, **self._server_settings)
         except BaseException as error:
             self._started.set_exception(error)
             return
@@ -172,7 +170,7 @@ class BroadcastServer:
 
 
 def _check_names(settings: dict[str, Any]) -> None:
-    known = _HUB_SETTINGS | _CHANNEL_SETTINGS | _SERVE_SETTINGS
+    known = _HUB_SETTINGS | _CHANNEL_SETTINGS | _SERVER_SETTINGS
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -12,6 +12,8 @@ cdef class Client(WSListener):
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
+    cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef public object forwarded_address    # that a trusted proxy has named, or None
     # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
     cdef WSTransport parser
     cdef readonly bint is_upgraded      # the 101 has been written

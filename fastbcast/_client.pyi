@@ -20,6 +20,8 @@ MAX_REASON_BYTES: int
 @disjoint_base
 class Client(WSListener):
     identity: Any
+    subprotocol: str | None
+    forwarded_address: Any
     _inbox: Inbox | None
     def __new__(
         cls,

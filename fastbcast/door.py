@@ -50,12 +50,16 @@ def channel_of(path: str) -> str:
     return path.strip("/") or DEFAULT_CHANNEL
 
 
+_Refusal = tuple[str, HTTPStatus, str]
+"""The limit or rule that was broken, and the answer."""
+
+
 class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
     __slots__ = (
         "_address", "_counted_as", "_head", "_headers", "_is_counted", "_is_proxied", "_lingered_bytes", "_parser",
-        "_queue", "_server", "_socket", "_task", "_transport", "_url",
+        "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
     def __init__(self, server: Server, accepted: socket.socket) -> None:
@@ -72,6 +76,7 @@ class Door(asyncio.Protocol):
         self._is_counted = False
         self._counted_as: str | None = None     # admission's name of the address
         self._queue: Deadlines[Door] | None = None
+        self._refusal: _Refusal | None = None   # decided already, told when the request is there
         self._lingered_bytes = 0
 
     # asyncio's side.
@@ -88,15 +93,16 @@ class Door(asyncio.Protocol):
         has_room = server.doors.make_room()
         self._wait_in(server.doors.reading)
         self._address = transport.get_extra_info("peername")
+        # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
-            self._refuse("max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes")
+            self._refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
         elif (limit := server.admission.enter()) is not None:
-            self._refuse(limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
+            self._refusal = limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
         else:
             self._is_counted = True
             self._is_proxied = bool(server.proxies) and server.proxies.trust(self._address)
             if not self._is_proxied:    # else the head will tell whom it is from
-                self._count_address(is_forwarded=False)
+                self._refusal = self._count_address(is_forwarded=False)
 
     def data_received(self, data: bytes) -> None:
         """Collect the head."""
@@ -157,14 +163,17 @@ class Door(asyncio.Protocol):
 
     def _receive_request(self) -> None:
         assert self._parser is not None
+        if self._refusal is None and self._is_proxied:
+            self._refusal = self._find_address()
+        if self._refusal is not None:
+            self._refuse(*self._refusal)
+            return
         if not self._url:
             self._answer(HTTPStatus.BAD_REQUEST, "no request line")
             return
         method = self._parser.get_method()
         if method not in (b"GET", b"HEAD"):
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
-            return
-        if self._is_proxied and not self._find_address():
             return
         request = self._read_request()
         if request is None:
@@ -271,23 +280,24 @@ class Door(asyncio.Protocol):
 
     # Limits.
 
-    def _find_address(self) -> bool:
-        """Learn from a trusted proxy's headers whom this is from; False if it was refused."""
+    def _find_address(self) -> _Refusal | None:
+        """Learn from a trusted proxy's headers whom this is from, and count that."""
         is_forwarded = "x-forwarded-for" in self._headers or "forwarded" in self._headers
         if is_forwarded:
             self._address = self._server.proxies.find_client(self._headers) or self._address
         return self._count_address(is_forwarded=is_forwarded)
 
-    def _count_address(self, *, is_forwarded: bool) -> bool:
+    def _count_address(self, *, is_forwarded: bool) -> _Refusal | None:
         name = name_address(self._address, is_forwarded=is_forwarded)
         if name is None:
-            return True
+            return None
         limit = self._server.admission.enter_address(name)
         if limit is not None:
-            self._refuse(limit, HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address")
-            return False
+            # It is not counted at all, or a refused one that waits for its answer would keep out another.
+            self._stop_counting()
+            return limit, HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address"
         self._counted_as = name
-        return True
+        return None
 
     def _stop_counting(self) -> None:
         if self._is_counted:
@@ -330,7 +340,7 @@ class Door(asyncio.Protocol):
 
     def refuse_slow_head(self) -> None:
         """The head is not there in time."""
-        self._refuse("handshake_seconds", HTTPStatus.REQUEST_TIMEOUT)
+        self._refuse(*(self._refusal or ("handshake_seconds", HTTPStatus.REQUEST_TIMEOUT, "")))
 
     def refuse_slow_decision(self) -> None:
         """The authorize hook takes too long."""

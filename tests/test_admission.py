@@ -66,6 +66,35 @@ def test_a_connection_in_its_handshake_counts_and_one_that_was_answered_does_not
     run(scenario())
 
 
+def test_a_refusal_waits_for_the_request(run):
+    async def scenario():
+        async with serve(Hub(), max_connections=1) as server:
+            async with connected(server.port, 1):
+                with closing(await RawClient.connect_tcp(server.port)) as refused:
+                    await until(lambda: server.stats()["handshakes"] == 1)
+                    for _ in range(20):
+                        await asyncio.sleep(0)
+                    with pytest.raises(BlockingIOError):
+                        refused.sock.recv(1)
+                    await refused.send(handshake())
+                    assert (await answer_of(refused))[0] == 503
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n"], ids=["silent", "half a head"])
+def test_a_refusal_does_not_wait_for_the_request_for_ever(run, start):
+    async def scenario():
+        async with serve(Hub(), max_connections=1, handshake_seconds=0.05) as server:
+            async with connected(server.port, 1):
+                with closing(await RawClient.connect_tcp(server.port)) as refused:
+                    await refused.send(start)
+                    assert (await answer_of(refused))[0] == 503
+                assert server.stats()["refused"] == {"max_connections": 1}
+
+    run(scenario())
+
+
 # By address.
 
 
@@ -147,8 +176,7 @@ def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything(run, 
         async with serve(Hub(), max_connections_per_address=1) as server:
             with closing(await RawClient.connect_tcp(server.port)):
                 await until(lambda: server.stats()["addresses"] == 1)
-                with closing(await RawClient.connect_tcp(server.port)) as second:
-                    assert (await answer_of(second))[0] == 429
+                assert await status_of_next(server.port) == 429
             await until(lambda: server.stats()["addresses"] == 0)
 
     run(scenario())

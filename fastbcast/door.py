@@ -1,15 +1,14 @@
 """A connection before its 101: the request's head is read, checked, and answered.
 
-    accepted socket -> Door --(handshake is right, authorize says yes)--> Client.upgrade(): picows takes over
+    accepted socket -> Door --(handshake is right, authorize says yes)--> the 101, and a Client takes over
                          `--(anything else)--> one HTTP response, the peer reads it, the connection is closed
 
 Invariants
 
 1. A head has at most `max_head_bytes` and `handshake_seconds`, an async authorize hook `authorize_seconds`: lobby.py.
-2. What picows is shown is a handshake already found right, so its own stricter answers are never given.
-3. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
-4. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
-5. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
+2. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
+3. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
+4. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """serve(): a hub on a port.
 
-    Acceptor -> Door (handshake, authorize, page) -> Client (picows) -> Hub
+    Acceptor -> Door (handshake, authorize, page) -> Client -> Hub
 
 `async with serve(hub, "127.0.0.1", 8080) as server:` or `server = await serve(...)`.
 """
@@ -23,6 +23,7 @@ from ._frames import encode_close
 from .acceptor import Acceptor
 from .admission import Admission
 from .door import Door
+from .handshake import encode_response
 from .hub import Hub
 from .lobby import Lobby
 from .options import ServerOptions
@@ -150,11 +151,11 @@ class Server:
         counted_as: str | None,
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
-        client = Client(self.hub, self, transport, accepted, request.channel, identity)
+        client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
         client.subprotocol = subprotocol
         client.forwarded_address = forwarded_address
         self._clients[client] = counted_as
-        if not client._upgrade(request.headers["sec-websocket-key"].encode(), early_data):
+        if not client._upgrade(encode_response(request.headers["sec-websocket-key"], subprotocol), early_data):
             del self._clients[client]
             self._check_empty()
             return False

@@ -20,13 +20,12 @@ import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote_to_bytes
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .admission import name_address
 from .exceptions import Reject
-from .handshake import choose_subprotocol, find_fault
+from .handshake import choose_subprotocol, find_fault, split_target
 from .typing import Request
 
 if TYPE_CHECKING:
@@ -53,6 +52,9 @@ _Refusal = tuple[str, HTTPStatus, str]
 """The limit or rule that was broken, and the answer."""
 
 
+_OF_THE_HANDSHAKE = ("_address", "_head", "_headers", "_parser", "_server", "_socket", "_task", "_transport", "_url")
+
+
 class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
@@ -61,16 +63,16 @@ class Door(asyncio.Protocol):
         "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
-    def __init__(self, server: Server, accepted: socket.socket) -> None:
+    def __init__(self, server: Server, accepted: socket.socket, address: Any) -> None:
         self._server = server
         self._socket = accepted
+        self._address = address                 # as `socket.getpeername()` gives it
         self._head = b""
         self._url = b""
         self._headers: dict[str, str] = {}
         self._parser: HttpRequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
-        self._address: Any = None
         self._is_proxied = False
         self._is_counted = False
         self._counted_as: str | None = None     # admission's name of the address
@@ -91,7 +93,6 @@ class Door(asyncio.Protocol):
             return
         has_room = server.doors.make_room()
         self._wait_in(server.doors.reading)
-        self._address = transport.get_extra_info("peername")
         # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
             self._refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
@@ -154,9 +155,14 @@ class Door(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1").strip(" \t")
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        headers = self._headers
+        key = str(name, "latin-1").lower()
+        text = str(value, "latin-1").strip(" \t")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    # It asks for each of these; what a class lacks costs it an exception.
+    on_message_begin = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = on_status = None
 
     # The decision.
 
@@ -187,12 +193,10 @@ class Door(asyncio.Protocol):
 
     def _read_request(self) -> Request | None:
         try:
-            url = parse_url(self._url)
-            path = unquote_to_bytes(url.path or b"/").decode()
-        except (HttpParserError, UnicodeDecodeError, AttributeError):
+            path, query = split_target(self._url)
+        except ValueError:
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return None
-        query = (url.query or b"").decode("latin-1")
         channel = channel_of(path)
         if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
             reason = f"a channel's name is printable and has at most {MAX_CHANNEL_NAME_BYTES} bytes"
@@ -269,7 +273,7 @@ class Door(asyncio.Protocol):
         ):
             # uvloop's transport keeps this object's data_received, and so this object, for as long as it
             # lives: what the handshake needed must not stay with it.
-            for name in self.__slots__:
+            for name in _OF_THE_HANDSHAKE:
                 delattr(self, name)
         else:
             self._transport.abort()

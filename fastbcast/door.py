@@ -52,9 +52,6 @@ _Refusal = tuple[str, HTTPStatus, str]
 """The limit or rule that was broken, and the answer."""
 
 
-_OF_THE_HANDSHAKE = ("_address", "_head", "_headers", "_parser", "_server", "_socket", "_task", "_transport", "_url")
-
-
 class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
@@ -92,7 +89,8 @@ class Door(asyncio.Protocol):
             self._transport.abort()
             return
         has_room = server.doors.make_room()
-        self._wait_in(server.doors.reading)
+        self._queue = server.doors.reading
+        self._queue.add(self)
         # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
             self._refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
@@ -100,7 +98,7 @@ class Door(asyncio.Protocol):
             self._refusal = limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
         else:
             self._is_counted = True
-            self._is_proxied = bool(server.proxies) and server.proxies.trust(self._address)
+            self._is_proxied = server.has_proxies and server.proxies.trust(self._address)
             if not self._is_proxied:    # else the head will tell whom it is from
                 self._refusal = self._count_address(is_forwarded=False)
 
@@ -139,6 +137,7 @@ class Door(asyncio.Protocol):
         """The peer gave up, or it was answered."""
         self._leave_queue()
         self._stop_counting()
+        self._parser = None     # it refers to this object
         if self._task is not None:
             self._task.cancel()
 
@@ -271,10 +270,7 @@ class Door(asyncio.Protocol):
             self._address if self._is_proxied else None,
             self._counted_as,
         ):
-            # uvloop's transport keeps this object's data_received, and so this object, for as long as it
-            # lives: what the handshake needed must not stay with it.
-            for name in _OF_THE_HANDSHAKE:
-                delattr(self, name)
+            self._parser = None     # it refers to this object
         else:
             self._transport.abort()
 

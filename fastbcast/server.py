@@ -49,6 +49,7 @@ class Server:
         self.subscribe_path = options.subscribe_path    # read for every client
         self.origins = Origins(options.origins)
         self.proxies = TrustedProxies(options.forwarded_allow_ips)
+        self.has_proxies = bool(options.forwarded_allow_ips)
         self.admission = Admission(options)
         self.is_closing = False
         self.doors = Lobby(options)

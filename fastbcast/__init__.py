@@ -20,6 +20,7 @@ The path of a message, and the file that owns each step:
 
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
                                         _client.pyx    the life of a connection -> handlers.py
+    who is silent                       keepalive.py
     how it got in                       acceptor.py -> door.py -> server.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the

@@ -22,7 +22,10 @@ cdef class Client(_Base):
     cdef ReadBuffer read_buffer         # of the hub
     cdef bint is_reading_paused         # by the inbox
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock
+    cdef uint64_t pinged_ns             # when it was last pinged; 0: not since something was received
+    cdef public object _bucket          # of the wheel it is in: see keepalive.py
     # The application's.
     cdef object _state                  # dict, made when first asked for
     cdef public object _inbox           # handlers.Inbox while an async handler is at work

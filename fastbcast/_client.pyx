@@ -21,7 +21,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
-from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PONG, encode, encode_close, make_frame
+from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
@@ -34,6 +34,9 @@ import logging
 from os import strerror
 
 _logger = logging.getLogger("fastbcast")
+
+
+cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
 
 cdef class _Base:
@@ -64,6 +67,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
         self.is_upgraded = True
+        self.received_ns = coarse_ns()
         try:
             self.hub.client_connected(self)
             if early_data:
@@ -229,6 +233,29 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def _stalled_seconds(self):
         """For how long the kernel has taken nothing of what waits for this client, as seen by this method."""
         return self.wire.stalled_ns(coarse_ns()) / 1e9
+
+    def _keep_alive(self, double ping_seconds, double pong_seconds):
+        """Ping the client if it was silent for `ping_seconds`, close it if that brought nothing for `pong_seconds`.
+
+        Returns in how many seconds to look again.
+        """
+        cdef double silent_seconds = (coarse_ns() - self.received_ns) / 1e9
+        cdef double pinged_seconds
+        if silent_seconds < ping_seconds:
+            self.pinged_ns = 0
+            return ping_seconds - silent_seconds
+        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+            self.pinged_ns = 0
+            return ping_seconds
+        if self.pinged_ns <= self.received_ns:
+            self.pinged_ns = coarse_ns()
+            self.hub.pings += 1
+            self.wire.write_frame(_PING)
+            return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
+        pinged_seconds = (coarse_ns() - self.pinged_ns) / 1e9
+        if pinged_seconds >= pong_seconds:
+            self._begin_close(1011, "keepalive ping timeout", "keepalive")
+        return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
 
     @property
     def _viewed(self):

@@ -52,6 +52,8 @@ _LIMITS = {
     "max_channels": "Channels there may be at once (503 above).",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
     # The server.
+    "ping_seconds": "A client that was silent for so long is pinged; 0: nobody is.",
+    "pong_seconds": "A client that stays silent for so long after a ping is closed (1011).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }

@@ -128,6 +128,7 @@ class Hub:
         self.handlers = Handlers(self.options.max_inbox_messages)
         self._disconnects: Counter[str] = Counter()
         self._received_messages = 0
+        self.pings = 0
         self.authorize_hook: AuthorizeHook | None = None
         self._queue: deque[tuple[str, bytes, Key | None]] = deque()
         self._queued_bytes = 0
@@ -388,6 +389,7 @@ class Hub:
             "pinned_bytes": self._sweeper.ledger.pinned_bytes,
             "lag": self._sum_lag(channels),
             "received_messages": self._received_messages,
+            "pings": self.pings,
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),
         }

@@ -110,6 +110,12 @@ class ServerOptions:
     """How long the opening handshake may take (408 above)."""
     max_head_bytes: int = 16 * KIB
     """The largest head of a request (431 above)."""
+    ping_seconds: float = 25.0
+    """A client that was silent for so long, or up to a fifth less, is pinged; 0: nobody is. Proxies cut connections that
+    are idle for 60 s."""
+    pong_seconds: float = 20.0
+    """How long a client that was pinged may go on being silent before it is closed with 1011. Precedent: websockets'
+    ping_timeout."""
     notsent_lowat_bytes: int = 64 * KIB
     """TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits act, and not in kernel
     memory; 0 leaves the kernel's default."""
@@ -117,7 +123,10 @@ class ServerOptions:
     """SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel."""
 
     def __post_init__(self) -> None:
-        _check(self, {"notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001})
+        _check(self, {
+            "notsent_lowat_bytes": 0, "send_buffer_bytes": 0,
+            "handshake_seconds": 0.001, "ping_seconds": 0, "pong_seconds": 0.001,
+        })
         for name in ("notsent_lowat_bytes", "send_buffer_bytes", "backlog"):
             if getattr(self, name) >= 2**31:  # the kernel takes an int
                 raise ValueError(f"{name} must be below 2**31, got {getattr(self, name)!r}")

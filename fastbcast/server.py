@@ -25,6 +25,7 @@ from ._frames import encode_close
 from .acceptor import Acceptor
 from .door import Door
 from .hub import Hub
+from .keepalive import Keepalive
 from .options import ServerOptions
 from .typing import Request
 
@@ -48,6 +49,7 @@ class Server:
         self.doors: set[Door] = set()
         self.responses: Counter[int] = Counter()
         self._clients: set[Client] = set()
+        self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self._connecting: set[asyncio.Task[Any]] = set()
         self._acceptor: Acceptor | None = None
         self._empty: asyncio.Event = asyncio.Event()
@@ -143,11 +145,15 @@ class Server:
             self.client_gone(client)
             return False
         self.responses[101] += 1
+        if self._keepalive is not None:
+            self._keepalive.add(client)
         return True
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
         self._clients.discard(client)
+        if self._keepalive is not None:
+            self._keepalive.discard(client)
         if not self._clients:
             self._empty.set()
 

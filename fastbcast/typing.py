@@ -20,7 +20,7 @@ class Disconnect(NamedTuple):
     `code` and `reason` are those of the CLOSE that came first (1005: it had none; 1006: there was none).
     `by` says who ended it: "client", "server", or "network" when the connection was lost.
     `cause` says why, one word per cause, the same as in `hub.stats()["disconnects"]`:
-    client, application, going_away, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
+    client, application, going_away, keepalive, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
     protocol_error, invalid_text, message_too_big, too_many_fragments, handler_error, internal_error,
     aborted, send_failed, connection_lost.
     """

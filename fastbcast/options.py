@@ -111,7 +111,7 @@ class ServerOptions:
     max_head_bytes: int = 16 * KIB
     """The largest head of a request (431 above)."""
     ping_seconds: float = 25.0
-    """A client that was silent for so long, or up to a fifth less, is pinged; 0: nobody is. Proxies cut connections that
+    """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
     are idle for 60 s."""
     pong_seconds: float = 20.0
     """How long a client that was pinged may go on being silent before it is closed with 1011. Precedent: websockets'

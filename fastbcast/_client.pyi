@@ -12,6 +12,8 @@ from .typing import Disconnect, Lag, Missed
 @disjoint_base
 class Client(asyncio.BufferedProtocol):
     identity: Any
+    subprotocol: str | None
+    forwarded_address: Any
     _inbox: Inbox | None
     _bucket: set[Self] | None
     def __new__(

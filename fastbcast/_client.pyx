@@ -81,7 +81,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     @property
     def remote_address(self):
-        """The peer's address, as `socket.getpeername()` gives it."""
+        """The peer's address, as `socket.getpeername()` gives it; or whom a trusted proxy says it is from."""
+        if self.forwarded_address is not None:
+            return self.forwarded_address
         if self.wire.transport is not None:
             return self.wire.transport.get_extra_info("peername")
         return self._last_address

@@ -19,6 +19,7 @@ The path of a message, and the file that owns each step:
       as time passes                    watch.py       stalled clients, soft limits
 
     what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py
+      how much, and what it may do      throttle.py, rights.py
     how it got in                       acceptor.py -> door.py -> server.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
@@ -34,11 +35,13 @@ from ._version import __version__
 from ._client import Client
 from .exceptions import (
     FastbcastError,
+    InvalidChannelName,
     KeysFull,
     MessageTooBig,
     PublishQueueFull,
     Reject,
     TooManyChannels,
+    TooManySubscriptions,
     WrongThread,
 )
 from .hub import Channel, Hub
@@ -55,6 +58,7 @@ __all__ = [
     "Flushed",
     "Hub",
     "HubOptions",
+    "InvalidChannelName",
     "KeysFull",
     "Lag",
     "MessageTooBig",
@@ -65,6 +69,7 @@ __all__ = [
     "Server",
     "ServerOptions",
     "TooManyChannels",
+    "TooManySubscriptions",
     "WrongThread",
     "__version__",
     "serve",

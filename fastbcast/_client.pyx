@@ -172,10 +172,10 @@ cdef class Client(WSListener):
         return Missed(skipped, conflated)
 
     def subscribe(self, str channel):
-        """Receive what is published to `channel` from now on. Does nothing if it is subscribed already.
+        """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
 
-        Returns whether the client is subscribed now: False if it is already on its way out. Raises
-        TooManyChannels if the hub has `max_channels` and this would be one more, and WrongThread.
+        Does nothing if it is subscribed already. Returns whether the client is subscribed now: False if it is already
+        on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
@@ -184,6 +184,7 @@ cdef class Client(WSListener):
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
+            self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
             if fanout.name == self.channel:

@@ -50,6 +50,9 @@ _LIMITS = {
     "max_log_bytes": "What all channels may hold for clients that are behind.",
     "max_pinned_bytes": "What the rests of large messages may hold beside that.",
     "max_channels": "Channels there may be at once (503 above).",
+    "max_channel_name_bytes": "The longest name of a channel (400 above).",
+    "channel_name_pattern": "A regular expression for the names of channels (400 otherwise).",
+    "max_inbound_messages_per_second": "What one client may send; above it reading from it pauses. 0: no limit.",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
     # The server.
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
@@ -67,6 +70,8 @@ def _limit_options() -> list[Callable[[_Command], _Command]]:
     def type_of(name: str) -> Any:
         if name == "policy":
             return click.Choice(POLICIES)
+        if fields_by_name[name].type == "str":
+            return str
         if fields_by_name[name].type == "float":
             return click.FloatRange(min=0)
         return click.IntRange(0 if name in _MAY_BE_ZERO else 1, MAX_BYTES)

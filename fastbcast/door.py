@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
-from .exceptions import Reject
+from .exceptions import InvalidChannelName, Reject
 from .typing import Request
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _logger = logging.getLogger("fastbcast")
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
-MAX_CHANNEL_NAME_BYTES = 255
 
 
 def channel_of(path: str) -> str:
@@ -133,9 +132,10 @@ class Door(asyncio.Protocol):
             return
         query = (url.query or b"").decode("latin-1")
         channel = channel_of(path)
-        if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
-            reason = f"a channel's name is printable and has at most {MAX_CHANNEL_NAME_BYTES} bytes"
-            self._answer(HTTPStatus.BAD_REQUEST, reason)
+        try:
+            self._server.hub.check_channel_name(channel)
+        except InvalidChannelName as error:
+            self._answer(HTTPStatus.BAD_REQUEST, f"not a channel's name: {error.reason}")
             return
         method = self._parser.get_method()
         request = Request(path, query, self._headers, self._transport.get_extra_info("peername"), channel)

@@ -2,9 +2,11 @@
 
     FastbcastError
     ├── MessageTooBig (ValueError)      publish, send: the message is above max_message_bytes
+    ├── InvalidChannelName (ValueError) no channel may be called so
     ├── WrongThread (RuntimeError)      a method of the loop's thread was called from another
     ├── KeysFull                        publish: a conflating channel has max_keys or max_snapshot_bytes
     ├── TooManyChannels                 the hub has max_channels
+    ├── TooManySubscriptions            client.subscribe: the client has max_subscriptions
     ├── PublishQueueFull                publish_threadsafe: the loop does not keep up
     └── Reject                          raised BY an authorize hook, to refuse a client
 
@@ -17,11 +19,13 @@ from http import HTTPStatus
 
 __all__ = [
     "FastbcastError",
+    "InvalidChannelName",
     "KeysFull",
     "MessageTooBig",
     "PublishQueueFull",
     "Reject",
     "TooManyChannels",
+    "TooManySubscriptions",
     "WrongThread",
 ]
 
@@ -40,6 +44,18 @@ class MessageTooBig(FastbcastError, ValueError):
 
     def __str__(self) -> str:
         return f"message of {self.message_bytes} bytes is above max_message_bytes={self.max_message_bytes}"
+
+
+class InvalidChannelName(FastbcastError, ValueError):
+    """No channel may have this name: see `max_channel_name_bytes` and `channel_name_pattern`. `reason` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name[:80]!r} cannot be a channel's name: {self.reason}"
 
 
 class WrongThread(FastbcastError, RuntimeError):
@@ -83,6 +99,18 @@ class TooManyChannels(FastbcastError):
 
     def __str__(self) -> str:
         return f"no channel {self.name!r}: there are max_channels={self.max_channels} already"
+
+
+class TooManySubscriptions(FastbcastError):
+    """A client is subscribed to as many channels as it may be."""
+
+    def __init__(self, channel: str, max_subscriptions: int) -> None:
+        super().__init__(channel, max_subscriptions)
+        self.channel = channel
+        self.max_subscriptions = max_subscriptions
+
+    def __str__(self) -> str:
+        return f"not subscribed to {self.channel!r}: the client has max_subscriptions={self.max_subscriptions} already"
 
 
 class PublishQueueFull(FastbcastError):

@@ -46,6 +46,7 @@ from .exceptions import (
 )
 from .hub import Channel, Hub
 from .options import ChannelOptions, HubOptions, ServerOptions
+from .rights import Grant
 from .server import Server, serve
 from .typing import Disconnect, Flushed, Lag, Missed, Request
 
@@ -56,6 +57,7 @@ __all__ = [
     "Disconnect",
     "FastbcastError",
     "Flushed",
+    "Grant",
     "Hub",
     "HubOptions",
     "InvalidChannelName",

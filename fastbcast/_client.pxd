@@ -12,6 +12,7 @@ cdef class Client(WSListener):
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
+    cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
     cdef WSTransport parser
     cdef readonly bint is_upgraded      # the 101 has been written

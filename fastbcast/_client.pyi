@@ -8,6 +8,7 @@ from typing_extensions import Buffer, Self, disjoint_base
 from ._log import Segment
 from .handlers import Inbox
 from .hub import Channel, Hub
+from .rights import Grant
 from .server import Server
 from .typing import Disconnect, Lag, Missed
 
@@ -20,6 +21,7 @@ MAX_REASON_BYTES: int
 @disjoint_base
 class Client(WSListener):
     identity: Any
+    rights: Grant | None
     _inbox: Inbox | None
     def __new__(
         cls,
@@ -53,6 +55,8 @@ class Client(WSListener):
     @property
     def missed(self) -> Missed: ...
     def _upgrade(self, key: bytes, early_data: bytes) -> bool: ...
+    def may_subscribe(self, channel: str) -> bool: ...
+    def may_publish(self, channel: str) -> bool: ...
     def subscribe(self, channel: str) -> bool: ...
     def unsubscribe(self, channel: str) -> bool: ...
     def send(self, message: str | Buffer, *, text: bool | None = None) -> bool: ...

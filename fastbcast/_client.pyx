@@ -171,6 +171,14 @@ cdef class Client(WSListener):
                 conflated += subscription.place.conflated
         return Missed(skipped, conflated)
 
+    def may_subscribe(self, str channel):
+        """Return whether the authorize hook lets this client subscribe to `channel`."""
+        return self.rights is None or self.rights.may_subscribe(channel)
+
+    def may_publish(self, str channel):
+        """Return whether the authorize hook lets this client publish to `channel`."""
+        return self.rights is None or self.rights.may_publish(channel)
+
     def subscribe(self, str channel):
         """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
 

@@ -211,6 +211,9 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _upgrade(self, request: Request, identity: Any) -> None:
+        if not self._server.may_enter(request.channel, identity):
+            self._answer(HTTPStatus.FORBIDDEN, "not this channel")
+            return
         if self._server.subscribe_path and not self._server.hub.has_room_for(request.channel):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return

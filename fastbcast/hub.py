@@ -334,8 +334,8 @@ class Hub:
     def authorize(self, hook: _Function) -> _Function:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.
 
-        What it returns becomes `client.identity`. It refuses by raising Reject(status, reason); any other
-        exception is logged and answered with 500.
+        What it returns becomes `client.identity`, or is a Grant, which says also what the client may do. It refuses
+        by raising Reject(status, reason); any other exception is logged and answered with 500.
         """
         if self.authorize_hook is not None:
             raise ValueError(f"there is an authorize hook already: {self.authorize_hook!r}")
@@ -365,12 +365,26 @@ class Hub:
         self.handlers.register(event, handler)
         return handler
 
+    def relay(self, client: Client, message: str | bytes) -> None:
+        """Publish what a client sends to its channel, if it may: `hub.on_message(hub.relay)`.
+
+        One that may not (see Grant) is closed with 1008; one whose channel would be one too many, with 1013.
+        """
+        if not client.may_publish(client.channel):
+            self._refused["publish"] += 1
+            client._close_because(1008, "publishing is not allowed", "not_allowed")
+            return
+        try:
+            self.publish(client.channel, message)
+        except TooManyChannels:  # not its fault: no error is logged, and it may try again later
+            client._close_because(1013, "too many channels", "too_many_channels")
+
     # Called by the compiled client; not for applications.
 
     def client_connected(self, client: Client) -> None:
         """The 101 has been written."""
         self._clients.add(client)
-        if client.server.subscribe_path:
+        if client.server.subscribe_path and client.may_subscribe(client.channel):
             client.subscribe(client.channel)
         self.handlers.handle("connect", client)
 

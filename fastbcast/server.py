@@ -24,6 +24,7 @@ from .acceptor import Acceptor
 from .door import Door
 from .hub import Hub
 from .options import ServerOptions
+from .rights import Grant
 from .typing import Request
 
 __all__ = ["Server", "serve"]
@@ -135,13 +136,21 @@ class Server:
         self, transport: asyncio.Transport, accepted: socket.socket, request: Request, identity: Any, early_data: bytes
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
+        rights = identity if isinstance(identity, Grant) else None
+        identity = identity if rights is None else rights.identity
         client = Client(self.hub, self, transport, accepted, request.channel, identity)
+        client.rights = rights
         self._clients.add(client)
         if not client._upgrade(request.headers["sec-websocket-key"].encode(), early_data):
             self.client_gone(client)
             return False
         self.responses[101] += 1
         return True
+
+    def may_enter(self, channel: str, granted: Any) -> bool:
+        """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
+        is_limited = self.subscribe_path and isinstance(granted, Grant)
+        return not is_limited or granted.may_subscribe(channel) or granted.may_publish(channel)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""

@@ -205,7 +205,7 @@ class Door(asyncio.Protocol):
 
     def _refuse(self, error: Exception) -> None:
         if isinstance(error, Reject):
-            self._answer(error.status, error.reason)
+            self._answer(error.status, error.reason, error.headers)
         else:
             _logger.error("the authorize hook failed", exc_info=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)

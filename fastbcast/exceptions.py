@@ -8,6 +8,7 @@
     ├── TooManyChannels                 the hub has max_channels
     ├── TooManySubscriptions            client.subscribe: the client has max_subscriptions
     ├── PublishQueueFull                publish_threadsafe: the loop does not keep up
+    ├── BadTokenFile (ValueError)       a token file of the command line cannot be used
     └── Reject                          raised BY an authorize hook, to refuse a client
 
 An exception carries its facts as attributes; its text is made from them.
@@ -15,9 +16,12 @@ An exception carries its facts as attributes; its text is made from them.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from http import HTTPStatus
 
 __all__ = [
+    "BadTokenFile",
     "FastbcastError",
     "InvalidChannelName",
     "KeysFull",
@@ -125,18 +129,34 @@ class PublishQueueFull(FastbcastError):
         return f"{self.queued_bytes} bytes wait for the event loop, max_threadsafe_bytes={self.max_queued_bytes}"
 
 
+class BadTokenFile(FastbcastError, ValueError):
+    """A token file cannot be used; `reason` says why, and does not show a token."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"token file {os.fspath(self.path)}: {self.reason}"
+
+
 class Reject(FastbcastError):
     """Refuse a client before the 101: raise it in an authorize hook.
 
-    `status` is one of HTTP's from 400 to 599 (ValueError otherwise), `reason` a short text for the body.
+    `status` is one of HTTP's from 400 to 599 (ValueError otherwise), `reason` a short text for the body, `headers` are
+    added to the answer. A 401 says which scheme it wants: `WWW-Authenticate: Bearer`, unless `headers` are given.
     """
 
-    def __init__(self, status: int = 403, reason: str = "") -> None:
+    def __init__(self, status: int = 403, reason: str = "", headers: Mapping[str, str] | None = None) -> None:
         if not 400 <= status <= 599:
             raise ValueError(f"a rejection has a status from 400 to 599, got {status}")
         super().__init__(status, reason)
         self.status = HTTPStatus(status)
         self.reason = reason or self.status.phrase
+        if headers is None:  # RFC 9110 section 15.5.2: a 401 MUST have one
+            headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+        self.headers = dict(headers)
 
     def __str__(self) -> str:
         return f"{self.status.value} {self.reason}"

@@ -23,8 +23,8 @@ The path of a message, and the file that owns each step:
     how it got in                       acceptor.py -> door.py -> server.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
-command, `tokens.py` reads its token files; `testing` is for tests of what is built on it. Settings are in `options.py`, exceptions in
-`exceptions.py`, small types in `typing.py`.
+command, `tokens.py` its token files; `testing` is for tests of what is built on it. Settings are in
+`options.py`, exceptions in `exceptions.py`, small types in `typing.py`.
 """
 
 # First of all: it checks picows.

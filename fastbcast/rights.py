@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["Grant"]
@@ -43,12 +44,13 @@ class Grant:
 
     def may_subscribe(self, channel: str) -> bool:
         """Whether one of its patterns matches `channel`."""
-        return _matches(channel, self.subscribe)
+        return _matches(channel, tuple(self.subscribe))
 
     def may_publish(self, channel: str) -> bool:
         """Whether one of its patterns matches `channel`."""
-        return _matches(channel, self.publish)
+        return _matches(channel, tuple(self.publish))
 
 
-def _matches(channel: str, patterns: Iterable[str]) -> bool:
-    return any(pattern == "*" or fnmatchcase(channel, pattern) for pattern in patterns)
+@lru_cache(maxsize=4096)    # asked for every message that is relayed, of the same few channels
+def _matches(channel: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(channel, pattern) for pattern in patterns)

@@ -154,6 +154,15 @@ def test_a_command_whose_token_is_refused_does_not_show_it(server, command, way)
     assert STRANGER not in errors
 
 
+@pytest.mark.parametrize("command", [("publish", "{url}", "x"), ("listen", "{url}")])
+def test_what_is_no_url_is_told_without_its_query(command):
+    url = f"https://127.0.0.1/?token={STRANGER}"
+    status, output, errors = fastbcast_command(*(word.format(url=url) for word in command))
+    assert (status, output) == (1, "")
+    assert_one_line(errors, "not a WebSocket URL")
+    assert STRANGER not in errors
+
+
 def test_listen_presents_its_token(server, write, tmp_path):
     output = tmp_path / "output"
     with output.open("wb") as file:
@@ -188,10 +197,14 @@ def test_a_redirect_does_not_take_the_token_elsewhere(command):
     asked = []
 
     class Redirect(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self):
             asked.append((self.path, self.headers["Authorization"]))
             self.send_response(302)
-            self.send_header("Location", f"ws://localhost:{other.server_port}/elsewhere")
+            self.send_header("Location", f"ws://127.0.0.1:{other.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.send_header("Connection", "close")
             self.end_headers()
 
         def log_message(self, *arguments):

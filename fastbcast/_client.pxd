@@ -13,6 +13,8 @@ cdef class Client(WSListener):
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
+    cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef public object forwarded_address    # that a trusted proxy has named, or None
     # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
     cdef WSTransport parser
     cdef readonly bint is_upgraded      # the 101 has been written

@@ -22,6 +22,8 @@ MAX_REASON_BYTES: int
 class Client(WSListener):
     identity: Any
     rights: Grant | None
+    subprotocol: str | None
+    forwarded_address: Any
     _inbox: Inbox | None
     def __new__(
         cls,

@@ -42,6 +42,7 @@ from fastbcast.typing import Disconnect, Lag, Missed
 import logging
 from os import strerror
 
+from picows import WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol
 
 _logger = logging.getLogger("fastbcast")
@@ -111,13 +112,18 @@ cdef class Client(WSListener):
         return True
 
     def _get_listener(self, request):
-        return self
+        if self.subprotocol is None:
+            return self
+        response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": self.subprotocol})
+        return WSUpgradeResponseWithListener(response, self)
 
     # The application's side.
 
     @property
     def remote_address(self):
-        """The peer's address, as `socket.getpeername()` gives it."""
+        """The peer's address, as `socket.getpeername()` gives it; or whom a trusted proxy says it is from."""
+        if self.forwarded_address is not None:
+            return self.forwarded_address
         if self.wire.transport is not None:
             return self.wire.transport.get_extra_info("peername")
         return self._last_address

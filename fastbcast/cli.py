@@ -58,6 +58,11 @@ _LIMITS = {
     "max_inbound_messages_per_second": "What one client may send; above it reading from it pauses. 0: no limit.",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
     # The server.
+    "max_connections": "Connections there may be at once (503 above).",
+    "max_connections_per_address": "Those from one IPv4 address or IPv6 /64 network (429 above); loopback is exempt.",
+    "max_handshakes": "Connections before their 101; above it the oldest whose head is not there is cut off.",
+    "handshake_seconds": "How long the head of a request may take (408 above).",
+    "max_head_bytes": "The largest head of a request (431 above).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }
@@ -101,6 +106,15 @@ def _server_options(command: _Command) -> _Command:
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="How long SIGTERM lets pending messages finish."),
         *reversed(_limit_options()),
+        click.option("--forwarded-allow-ips", metavar="ADDRESSES",
+                     callback=lambda _context, _option, value: value.split(",") if value else (),
+                     help="Proxies whose X-Forwarded-For or Forwarded is believed: addresses and networks with commas "
+                          "between them, `unix` for the peers of a Unix socket, `*` for all. Without it: nobody's."),
+        click.option("--subprotocol", "subprotocols", multiple=True,
+                     help="A subprotocol to settle on if a client offers it. May be repeated, the best first."),
+        click.option("--origin", "origins", multiple=True,
+                     help="Whose pages may connect: https://example.org, https://*.example.org (403 for others). May "
+                          "be repeated. Without it: everybody's."),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                      help="Port to listen on; 0 takes a free one."),
         click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),

@@ -145,7 +145,7 @@ class Reject(FastbcastError):
     """Refuse a client before the 101: raise it in an authorize hook.
 
     `status` is one of HTTP's from 400 to 599 (ValueError otherwise), `reason` a short text for the body, `headers` are
-    added to the answer. A 401 says which scheme it wants: `WWW-Authenticate: Bearer`, unless `headers` are given.
+    added to the answer: a 401 has `WWW-Authenticate: Bearer`, unless they say something else.
     """
 
     def __init__(self, status: int = 403, reason: str = "", headers: Mapping[str, str] | None = None) -> None:
@@ -154,9 +154,7 @@ class Reject(FastbcastError):
         super().__init__(status, reason)
         self.status = HTTPStatus(status)
         self.reason = reason or self.status.phrase
-        if headers is None:  # RFC 9110 section 15.5.2: a 401 MUST have one
-            headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
-        self.headers = dict(headers)
+        self.headers = dict(headers or {})
 
     def __str__(self) -> str:
         return f"{self.status.value} {self.reason}"

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from raw_client import RawClient, ask, handshake, serving
+from raw_client import RawClient, ask, get, handshake, serving
 from reference import BINARY, CLOSE, TEXT, Frame, close_payload
 from support import connections, raw_connections, say_goodbye, subscribed, until
 
@@ -122,6 +122,16 @@ def test_who_may_neither_subscribe_nor_publish_is_refused_with_403_before_the_10
             raws = [await RawClient.connect(server.port, path) for path in ("/a", "/b")]
             await until(lambda: len(connected) == len(raws))
             assert [client.channels for client in connected] == [("a",), ()]
+
+    run(scenario())
+
+
+def test_how_many_listen_is_told_to_those_who_may_do_something_there(run):
+    async def scenario():
+        hub = granting(Hub(), Grant(subscribe=("a",), publish=("b",)))
+        async with serving(hub, page=True) as server:
+            for path, expected in (("/a", 200), ("/b", 200), ("/c", 403)):
+                assert (await ask(server.port, get(f"{path}?listeners")))[0] == expected
 
     run(scenario())
 

@@ -16,6 +16,7 @@ cdef class Client(_Base):
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
+    cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None
     cdef public object forwarded_address    # that a trusted proxy has named, or None
     cdef readonly bint is_upgraded      # the 101 has been written

@@ -6,12 +6,14 @@ from typing_extensions import Buffer, Self, disjoint_base
 from ._log import Segment
 from .handlers import Inbox
 from .hub import Channel, Hub
+from .rights import Grant
 from .server import Server
 from .typing import Disconnect, Lag, Missed
 
 @disjoint_base
 class Client(asyncio.BufferedProtocol):
     identity: Any
+    rights: Grant | None
     subprotocol: str | None
     forwarded_address: Any
     _inbox: Inbox | None
@@ -48,6 +50,8 @@ class Client(asyncio.BufferedProtocol):
     @property
     def missed(self) -> Missed: ...
     def _upgrade(self, response: bytes, early_data: bytes) -> bool: ...
+    def may_subscribe(self, channel: str) -> bool: ...
+    def may_publish(self, channel: str) -> bool: ...
     def subscribe(self, channel: str) -> bool: ...
     def unsubscribe(self, channel: str) -> bool: ...
     def send(self, message: str | Buffer, *, text: bool | None = None) -> bool: ...

@@ -137,11 +137,19 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 conflated += subscription.place.conflated
         return Missed(skipped, conflated)
 
-    def subscribe(self, str channel):
-        """Receive what is published to `channel` from now on. Does nothing if it is subscribed already.
+    def may_subscribe(self, str channel):
+        """Return whether the authorize hook lets this client subscribe to `channel`."""
+        return self.rights is None or self.rights.may_subscribe(channel)
 
-        Returns whether the client is subscribed now: False if it is already on its way out. Raises
-        TooManyChannels if the hub has `max_channels` and this would be one more, and WrongThread.
+    def may_publish(self, str channel):
+        """Return whether the authorize hook lets this client publish to `channel`."""
+        return self.rights is None or self.rights.may_publish(channel)
+
+    def subscribe(self, str channel):
+        """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
+
+        Does nothing if it is subscribed already. Returns whether the client is subscribed now: False if it is already
+        on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
@@ -150,6 +158,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
+            self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
             if fanout.name == self.channel:

@@ -25,7 +25,7 @@ from urllib.parse import unquote_to_bytes
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 from .admission import name_address
-from .exceptions import Reject
+from .exceptions import InvalidChannelName, Reject
 from .handshake import choose_subprotocol, find_fault
 from .typing import Request
 
@@ -37,7 +37,6 @@ _logger = logging.getLogger("fastbcast")
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
-MAX_CHANNEL_NAME_BYTES = 255
 LINGER_BYTES = 1024 * 1024
 """What an answered peer may still send, say a request's body, before it is cut off."""
 RETRY_SECONDS = 5
@@ -194,9 +193,10 @@ class Door(asyncio.Protocol):
             return None
         query = (url.query or b"").decode("latin-1")
         channel = channel_of(path)
-        if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
-            reason = f"a channel's name is printable and has at most {MAX_CHANNEL_NAME_BYTES} bytes"
-            self._answer(HTTPStatus.BAD_REQUEST, reason)
+        try:
+            self._server.hub.check_channel_name(channel)
+        except InvalidChannelName as error:
+            self._refuse("channel_name", HTTPStatus.BAD_REQUEST, f"not a channel's name: {error.reason}")
             return None
         return Request(path, query, self._headers, self._address, channel)
 
@@ -246,13 +246,15 @@ class Door(asyncio.Protocol):
 
     def _reject(self, error: Exception) -> None:
         if isinstance(error, Reject):
-            self._refuse("authorize", error.status, error.reason)
+            self._refuse("authorize", error.status, error.reason, error.headers)
         else:
             _logger.error("the authorize hook failed", exc_info=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _upgrade(self, request: Request, identity: Any) -> None:
+    def _upgrade(self, request: Request, granted: Any) -> None:
         server = self._server
+        if not self._may_enter(request, granted):
+            return
         if server.subscribe_path and not server.hub.has_room_for(request.channel):
             self._refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return
@@ -261,7 +263,7 @@ class Door(asyncio.Protocol):
             self._transport,
             self._socket,
             request,
-            identity,
+            granted,
             self._head,
             choose_subprotocol(self._headers, server.options.subprotocols),
             self._address if self._is_proxied else None,
@@ -274,8 +276,16 @@ class Door(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def _tell_listeners(self, request: Request, identity: Any) -> None:
+    def _tell_listeners(self, request: Request, granted: Any) -> None:
+        if not self._may_enter(request, granted):
+            return
         self._answer(HTTPStatus.OK, self._server.tell_listeners(request), {"Content-Type": "application/json"})
+
+    def _may_enter(self, request: Request, granted: Any) -> bool:
+        if self._server.may_enter(request.channel, granted):
+            return True
+        self._refuse("authorize", HTTPStatus.FORBIDDEN, "not this channel")
+        return False
 
     # Limits.
 
@@ -305,10 +315,12 @@ class Door(asyncio.Protocol):
 
     # The answer.
 
-    def _refuse(self, cause: str, status: HTTPStatus, reason: str = "") -> None:
+    def _refuse(
+        self, cause: str, status: HTTPStatus, reason: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """Answer, and count the limit or rule that was broken."""
         self._server.refused[cause] += 1
-        self._answer(status, reason)
+        self._answer(status, reason, headers)
 
     def _answer(self, status: HTTPStatus, body: str | bytes = "", headers: dict[str, str] | None = None) -> None:
         """Answer with `status` and close: one request a connection."""

@@ -30,6 +30,7 @@ from .lobby import Lobby
 from .options import ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
+from .rights import Grant
 from .typing import Request
 
 __all__ = ["Server", "serve"]
@@ -146,14 +147,17 @@ class Server:
         transport: asyncio.Transport,
         accepted: socket.socket,
         request: Request,
-        identity: Any,
+        granted: Any,
         early_data: bytes,
         subprotocol: str | None,
         forwarded_address: Any,
         counted_as: str | None,
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
+        rights = granted if isinstance(granted, Grant) else None
+        identity = granted if rights is None else rights.identity
         client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
+        client.rights = rights
         client.subprotocol = subprotocol
         client.forwarded_address = forwarded_address
         self._clients[client] = counted_as
@@ -165,6 +169,11 @@ class Server:
         if self._keepalive is not None:
             self._keepalive.add(client)
         return True
+
+    def may_enter(self, channel: str, granted: Any) -> bool:
+        """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
+        is_limited = self.subscribe_path and isinstance(granted, Grant)
+        return not is_limited or granted.may_subscribe(channel) or granted.may_publish(channel)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""

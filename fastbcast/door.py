@@ -25,12 +25,11 @@ from urllib.parse import unquote_to_bytes
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 from .exceptions import Reject
+from .log import log_event
 from .typing import Request
 
 if TYPE_CHECKING:
     from .server import Server
-
-_logger = logging.getLogger("fastbcast")
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
@@ -207,7 +206,7 @@ class Door(asyncio.Protocol):
         if isinstance(error, Reject):
             self._answer(error.status, error.reason)
         else:
-            _logger.error("the authorize hook failed", exc_info=error)
+            log_event(logging.ERROR, "authorize_failed", exception=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _upgrade(self, request: Request, identity: Any) -> None:

@@ -49,6 +49,7 @@ _LIMITS = {
     "max_channels": "Channels there may be at once (503 above).",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
     # The server.
+    "handshake_seconds": "How long a client may take for its request (408 above).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import random
 import resource
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 import click
 import uvloop
 
-from . import __version__
+from . import __version__, log
 from .door import DEFAULT_CHANNEL
 from .hub import Hub
 from .load.command import bench_command, load_command
@@ -28,8 +27,6 @@ from .own_token import token_option
 from .server import Server, serve
 from .tokens import Tokens
 from .tool import listen_to, publish_to
-
-_logger = logging.getLogger("fastbcast")
 
 _Command = Callable[..., Any]
 
@@ -103,6 +100,8 @@ def _server_options(command: _Command) -> _Command:
     options: list[Callable[[_Command], _Command]] = [
         click.option("--log-level", default="warning", show_default=True,
                      type=click.Choice(["debug", "info", "warning", "error"])),
+        click.option("--log-format", default="text", show_default=True, type=click.Choice(log.FORMATS),
+                     help="Lines of text on standard error, or JSON objects, one a line."),
         click.option("--loop", "loop_name", type=click.Choice(["uvloop", "asyncio"]), default="uvloop",
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
@@ -197,8 +196,8 @@ def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
 # The server's life.
 
 
-def _serve(*, loop_name: str, log_level: str, **options: Any) -> None:
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+def _serve(*, loop_name: str, log_level: str, log_format: str, **options: Any) -> None:
+    log.configure(log_level, log_format)
     # Thousands of clients are the point; the hard limit stays what the administrator made it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -233,6 +232,7 @@ async def _run_server(
         return 2
     hub.authorize(tokens)
     hub.on_message(hub.relay)
+    asyncio.get_running_loop().set_exception_handler(log.handle_loop_error)
     stop = _stop_signals()
     try:
         server = await serving

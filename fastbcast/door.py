@@ -27,13 +27,12 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, par
 from .admission import name_address
 from .exceptions import InvalidChannelName, Reject
 from .handshake import choose_subprotocol, find_fault
+from .log import log_event
 from .typing import Request
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .server import Server
-
-_logger = logging.getLogger("fastbcast")
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
@@ -248,7 +247,7 @@ class Door(asyncio.Protocol):
         if isinstance(error, Reject):
             self._refuse("authorize", error.status, error.reason, error.headers)
         else:
-            _logger.error("the authorize hook failed", exc_info=error)
+            log_event(logging.ERROR, "authorize_failed", exception=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _upgrade(self, request: Request, granted: Any) -> None:

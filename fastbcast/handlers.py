@@ -8,7 +8,7 @@ Invariants
 3. An Inbox is bounded: at `max_inbox_messages` reading from that client is paused, so what it holds is
    at most that, and what one read of the socket had already brought. A Throttle pauses it, too: reading goes on
    when neither is against it.
-4. A handler that raises closes its client with 1011, and hurts no other: the traceback is logged, and
+4. A handler that raises closes its client with 1011, and hurts no other: it is logged, and
    `on_error` is called with the client and the exception.
 """
 
@@ -21,13 +21,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from .log import log_event
 from .throttle import Throttle
 
 if TYPE_CHECKING:
     from ._client import Client
     from .server import Server
-
-_logger = logging.getLogger("fastbcast")
 
 Handler = Callable[..., Any]
 
@@ -122,13 +121,13 @@ class Handlers:
             await result
 
     def _failed(self, event: str, client: Client, error: BaseException) -> None:
-        _logger.error("on_%s failed", event, exc_info=error)
+        log_event(logging.ERROR, "handler_failed", exception=error, handler=f"on_{event}")
         client._close_because(1011, "internal error", "handler_error")
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)
-            except Exception:
-                _logger.exception("on_error failed")
+            except Exception as failure:
+                log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
             else:
                 if inspect.isawaitable(result):
                     self._start(client, self._guard(result))
@@ -137,8 +136,8 @@ class Handlers:
     async def _guard(result: Awaitable[None]) -> None:
         try:
             await result
-        except Exception:
-            _logger.exception("on_error failed")
+        except Exception as failure:
+            log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
 
     async def finish(self, server: Server, seconds: float) -> None:
         """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`.

@@ -34,6 +34,7 @@ from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, TooManyChannels, TooManySubscriptions
 from .handlers import Handlers
+from .log import log_event
 from .names import ChannelNames
 from .options import ChannelOptions, HubOptions
 from .typing import AuthorizeHook, Flushed
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from .typing import Key, Message
 
 __all__ = ["Channel", "Hub"]
-
-_logger = logging.getLogger("fastbcast")
 
 QUEUED_MESSAGE_BYTES = 128
 """What a message that `publish_threadsafe` queues takes beside its frame and its key."""
@@ -272,8 +271,7 @@ class Hub:
             try:
                 self.channel(name)._publish_frame(frame, key)
             except (FastbcastError, MemoryError) as error:
-                reason = str(error) or "no memory"
-                _logger.error("a message that publish_threadsafe had queued for %r is lost: %s", name, reason)
+                log_event(logging.ERROR, "queued_message_lost", channel=name, reason=str(error) or "no memory")
 
     def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
         """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.
@@ -321,8 +319,8 @@ class Hub:
             for client in clients:
                 try:
                     client._evict_now("pinned_full")
-                except Exception:
-                    _logger.exception("a slow client could not be aborted")
+                except Exception as error:
+                    log_event(logging.ERROR, "abort_failed", exception=error)
 
     # Clients.
 
@@ -338,7 +336,7 @@ class Hub:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.
 
         What it returns becomes `client.identity`, or is a Grant, which says also what the client may do. It refuses
-        by raising Reject(status, reason); any other exception is logged and answered with 500.
+        by raising Reject(status, reason); any other exception is logged (not what it says) and answered with 500.
         """
         if self.authorize_hook is not None:
             raise ValueError(f"there is an authorize hook already: {self.authorize_hook!r}")

@@ -18,7 +18,8 @@ The path of a message, and the file that owns each step:
       of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
       as time passes                    watch.py       stalled clients, soft limits
 
-    what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py
+    what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
+                                        _client.pyx    the life of a connection -> handlers.py
     how it got in                       acceptor.py -> door.py -> server.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
@@ -26,12 +27,8 @@ command; `testing` is for tests of what is built on it. Settings are in `options
 `exceptions.py`, small types in `typing.py`.
 """
 
-# First of all: it checks picows.
-from ._version import __version__
-
-# isort: split
-
 from ._client import Client
+from ._version import __version__
 from .exceptions import (
     FastbcastError,
     KeysFull,

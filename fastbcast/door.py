@@ -1,13 +1,12 @@
 """A connection before its 101: the request's head is read, checked, and answered.
 
-    accepted socket -> Door --(handshake is right, authorize says yes)--> Client.upgrade(): picows takes over
+    accepted socket -> Door --(handshake is right, authorize says yes)--> the 101, and a Client takes over
                          `--(anything else)--> one HTTP response, and the connection is closed
 
 Invariants
 
 1. A head has at most `max_head_bytes` and `handshake_seconds`, the authorize hook included.
-2. What picows is shown is a handshake already found right, so its own stricter answers are never given.
-3. Every refusal is an HTTP status with a short body, counted by status.
+2. Every refusal is an HTTP status with a short body, counted by status.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 from ._compact import measure_key
 from ._fanout import Fanout
 from ._frames import encode
+from ._parser import ReadBuffer
 from ._policy import Policy
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
@@ -132,7 +133,8 @@ class Hub:
         self._queued_bytes = 0
         self._queue_lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
-        # Read by the compiled client at every message.
+        # Read by the compiled client.
+        self.read_buffer = ReadBuffer()
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes

@@ -1,6 +1,6 @@
 """serve(): a hub on a port.
 
-    Acceptor -> Door (handshake, authorize, page) -> Client (picows) -> Hub
+    Acceptor -> Door (handshake, authorize, page) -> Client -> Hub
 
 `async with serve(hub, "127.0.0.1", 8080) as server:` or `server = await serve(...)`.
 """
@@ -11,8 +11,10 @@ import asyncio
 import json
 import socket
 import sys
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Generator
+from hashlib import sha1
 from http import HTTPStatus
 from importlib.resources import files
 from types import TracebackType
@@ -135,9 +137,9 @@ class Server:
         self, transport: asyncio.Transport, accepted: socket.socket, request: Request, identity: Any, early_data: bytes
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
-        client = Client(self.hub, self, transport, accepted, request.channel, identity)
+        client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
         self._clients.add(client)
-        if not client._upgrade(request.headers["sec-websocket-key"].encode(), early_data):
+        if not client._upgrade(_encode_response(request.headers["sec-websocket-key"]), early_data):
             self.client_gone(client)
             return False
         self.responses[101] += 1
@@ -161,6 +163,14 @@ class Server:
             listeners = self.hub.count_subscribers(request.channel)
             return HTTPStatus.OK, "application/json", json.dumps({"channel": request.channel, "listeners": listeners})
         return HTTPStatus.OK, "text/html; charset=utf-8", self._page
+
+
+def _encode_response(key: str) -> bytes:
+    accept = b64encode(sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept
+    )
 
 
 class serve:  # noqa: N801  (used like a function, as websockets.serve is)

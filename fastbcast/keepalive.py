@@ -21,10 +21,10 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+from .log import log_event
+
 if TYPE_CHECKING:
     from ._client import Client
-
-_logger = logging.getLogger("fastbcast")
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 8
@@ -75,8 +75,8 @@ class Keepalive:
             client = bucket.pop()
             try:
                 seconds = client._keep_alive(self._choose_ping_seconds(), self._pong_seconds)
-            except Exception:   # it is one client's: the others are looked at all the same
-                _logger.exception("a silent client could not be pinged or closed")
+            except Exception as error:  # it is one client's: the others are looked at all the same
+                log_event(logging.ERROR, "keepalive_failed", exception=error)
                 seconds = self._ping_seconds
             if client._bucket is not None:  # it has not ended meanwhile
                 self._look_again(client, seconds)

@@ -145,6 +145,10 @@ async def refused(connection: Connection) -> None:
     await connection.read_to_end()
 
 
+async def refused_and_gone(connection: Connection) -> None:
+    await connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
 async def messages_in_flight(connection: Connection) -> None:
     await connection.enter()
     await connection.send(mask_frame("x" * 100) * random.randrange(1, 200))
@@ -183,8 +187,8 @@ async def subscribed_and_not_reading(connection: Connection) -> None:
 
 
 ENDS: list[Callable[[Connection], Awaitable[None]]] = [
-    close_handshake, fin, rst, half_closed, nothing_sent, half_a_handshake, answer_not_read, refused,
-    messages_in_flight, broken_protocol, message_cut_off,
+    close_handshake, fin, rst, half_closed, nothing_sent, half_a_handshake, answer_not_read,
+    refused, refused_and_gone, messages_in_flight, broken_protocol, message_cut_off,
     subscribed_then_close, subscribed_then_rst, subscribed_and_not_reading,
 ]
 

@@ -143,7 +143,7 @@ def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(ru
                 cancelled.set()
                 raise
 
-        async with serve(hub, handshake_seconds=0.05) as server:
+        async with serve(hub, authorize_seconds=0.05) as server:
             status, _, _ = await ask(server.port, handshake())
             assert status == 503
             await cancelled.wait()

@@ -257,6 +257,11 @@ class Server:
                 return sample
             await asyncio.sleep(0.05)
 
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
     async def stop(self) -> str:
         """End it; returns what it wrote to standard error."""
         assert self._process.stdin is not None
@@ -274,9 +279,16 @@ def find_growth(half_way: Sample, last: Sample, tolerated_rss_bytes: float) -> l
     ]
 
 
-async def soak(connections: int, loop_name: str, tolerated_mib: float) -> list[str]:
+async def start_and_soak(connections: int, loop_name: str, tolerated_mib: float) -> list[str]:
     """Print a row for each sample; returns what is wrong with the server."""
     server = await Server.start(loop_name)
+    try:
+        return await soak(server, connections, tolerated_mib)
+    finally:
+        await server.kill()
+
+
+async def soak(server: Server, connections: int, tolerated_mib: float) -> list[str]:
     samples = [await server.ask()]
     print(HEADER, samples[0].row(0, 0.0), sep="\n", flush=True)
     begin = time.monotonic()
@@ -300,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     random.seed(0)
     try:
-        soaking = soak(options.connections, options.loop, options.tolerated_mib)
+        soaking = start_and_soak(options.connections, options.loop, options.tolerated_mib)
         faults = uvloop.run(asyncio.wait_for(soaking, options.seconds))
     except asyncio.TimeoutError:
         print(f"not done after {options.seconds:g} s", file=sys.stderr)

@@ -29,8 +29,8 @@ The path of a message, and the file that owns each step:
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
 command, `tokens.py` its token files; `testing` is for tests of what is built on it. Settings are in
-`options.py`, exceptions in `exceptions.py`, small types in `typing.py`; what is logged, and how, in
-`log.py`.
+`options.py`, exceptions in `exceptions.py`, small types in `typing.py`; what is logged, and
+how, in `log.py`.
 """
 
 from ._client import Client

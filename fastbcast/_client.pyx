@@ -32,9 +32,7 @@ from fastbcast.typing import Disconnect, Lag, Missed
 
 import asyncio
 import logging
-import sys
 from os import strerror
-
 
 cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
@@ -73,8 +71,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             if early_data:
                 data = bytearray(early_data)
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         return True
 
     # The application's side.
@@ -361,8 +359,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.received_ns = coarse_ns()
         try:
             events = self._receive(self.read_buffer.data, size)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         self.may_read_much = events <= MANY_EVENTS
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
@@ -451,7 +449,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire.end()
         return 0
 
-    def _fail(self):
+    def _fail(self, error):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
-        log_event(logging.ERROR, "internal_error", exception=sys.exc_info()[1])
+        log_event(logging.ERROR, "internal_error", exception=error)
         self._begin_close(1011, "internal error", "internal_error")

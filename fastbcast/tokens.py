@@ -67,7 +67,7 @@ class Tokens:
         try:
             self._read()
         except BadTokenFile as error:
-            log_event(logging.ERROR, "tokens_not_reloaded", reason=error)
+            log_event(logging.ERROR, "tokens_not_reloaded", reason=str(error))
             return False
         return True
 
@@ -123,7 +123,7 @@ def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     if len(data) > MAX_FILE_BYTES:
         raise BadTokenFile(path, f"it has more than {MAX_FILE_BYTES} bytes")
     if mode & (stat.S_IROTH | stat.S_IWOTH):
-        log_event(logging.WARNING, "token_file_exposed", path=path, reason="open to everybody here")
+        log_event(logging.WARNING, "token_file_open_to_all", path=path, advice="chmod o=")
     lines = []
     for line_number, line in enumerate(text.splitlines(), 1):
         words = list(takewhile(lambda word: not word.startswith("#"), line.split()))

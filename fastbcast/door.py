@@ -24,19 +24,17 @@ from typing import TYPE_CHECKING, Any, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .admission import name_address
-from .exceptions import Reject
+from .exceptions import InvalidChannelName, Reject
 from .handshake import choose_subprotocol, find_fault, split_target
+from .log import log_event
 from .typing import Request
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .server import Server
 
-_logger = logging.getLogger("fastbcast")
-
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
-MAX_CHANNEL_NAME_BYTES = 255
 LINGER_BYTES = 1024 * 1024
 """What an answered peer may still send, say a request's body, before it is cut off."""
 RETRY_SECONDS = 5
@@ -56,8 +54,8 @@ class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
     __slots__ = (
-        "_address", "_counted_as", "_head", "_headers", "_is_counted", "_is_proxied", "_lingered_bytes", "_parser",
-        "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
+        "_address", "_counted_as", "_head", "_headers", "_http_version", "_is_counted", "_is_proxied",
+        "_lingered_bytes", "_method", "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
     def __init__(self, server: Server, accepted: socket.socket, address: Any) -> None:
@@ -65,9 +63,10 @@ class Door(asyncio.Protocol):
         self._socket = accepted
         self._address = address                 # as `socket.getpeername()` gives it
         self._head = b""
+        self._method = b""                      # from here on: of the head, once it is there
+        self._http_version = ""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._parser: HttpRequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
         self._is_proxied = False
@@ -123,23 +122,20 @@ class Door(asyncio.Protocol):
             self._refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         head, self._head = self._head[: end + 4], self._head[end + 4 :]
-        self._parser = HttpRequestParser(self)
         try:
-            self._parser.feed_data(head)
-        except HttpParserUpgrade:
-            pass
+            self._parse(head)
         except HttpParserError as error:
             self._answer(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        self._receive_request()
+        else:
+            self._receive_request()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The peer gave up, or it was answered."""
         self._leave_queue()
         self._stop_counting()
-        self._parser = None     # it refers to this object
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
     def pause_writing(self) -> None:
         """Nothing: an answer is one write."""
@@ -147,6 +143,18 @@ class Door(asyncio.Protocol):
     resume_writing = pause_writing
 
     # httptools' side.
+
+    def _parse(self, head: bytes) -> None:
+        # The parser and this object know each other: it is not kept, or each connection that ends here would leave
+        # garbage, its head with it, that only a collection finds.
+        parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(head)
+        except HttpParserUpgrade:
+            pass
+        finally:
+            self._method = parser.get_method()
+            self._http_version = parser.get_http_version()
 
     def on_url(self, url: bytes) -> None:
         """Called with the request target, perhaps in pieces."""
@@ -166,7 +174,6 @@ class Door(asyncio.Protocol):
     # The decision.
 
     def _receive_request(self) -> None:
-        assert self._parser is not None
         if self._refusal is None and self._is_proxied:
             self._refusal = self._find_address()
         if self._refusal is not None:
@@ -175,14 +182,13 @@ class Door(asyncio.Protocol):
         if not self._url:
             self._answer(HTTPStatus.BAD_REQUEST, "no request line")
             return
-        method = self._parser.get_method()
-        if method not in (b"GET", b"HEAD"):
+        if self._method not in (b"GET", b"HEAD"):
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
             return
         request = self._read_request()
         if request is None:
             return
-        if "upgrade" in self._headers and method == b"GET":
+        if "upgrade" in self._headers and self._method == b"GET":
             self._receive_handshake(request)
         elif self._server.tells_listeners(request):
             self._authorize(request, self._tell_listeners)
@@ -197,15 +203,15 @@ class Door(asyncio.Protocol):
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return None
         channel = channel_of(path)
-        if not channel.isprintable() or len(channel.encode()) > MAX_CHANNEL_NAME_BYTES:
-            reason = f"a channel's name is printable and has at most {MAX_CHANNEL_NAME_BYTES} bytes"
-            self._answer(HTTPStatus.BAD_REQUEST, reason)
+        try:
+            self._server.hub.check_channel_name(channel)
+        except InvalidChannelName as error:
+            self._refuse("channel_name", HTTPStatus.BAD_REQUEST, f"not a channel's name: {error.reason}")
             return None
         return Request(path, query, self._headers, self._address, channel)
 
     def _receive_handshake(self, request: Request) -> None:
-        assert self._parser is not None
-        fault = find_fault(self._headers, self._parser.get_http_version())
+        fault = find_fault(self._headers, self._http_version)
         if fault is not None:
             self._answer(*fault)
         elif not self._server.origins.allow(self._headers.get("origin")):
@@ -249,33 +255,41 @@ class Door(asyncio.Protocol):
 
     def _reject(self, error: Exception) -> None:
         if isinstance(error, Reject):
-            self._refuse("authorize", error.status, error.reason)
+            self._refuse("authorize", error.status, error.reason, error.headers)
         else:
-            _logger.error("the authorize hook failed", exc_info=error)
+            log_event(logging.ERROR, "authorize_failed", exception=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _upgrade(self, request: Request, identity: Any) -> None:
+    def _upgrade(self, request: Request, granted: Any) -> None:
         server = self._server
+        if not self._may_enter(request, granted):
+            return
         if server.subscribe_path and not server.hub.has_room_for(request.channel):
             self._refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return
         self._leave_queue()
-        if server.upgrade(
+        if not server.upgrade(
             self._transport,
             self._socket,
             request,
-            identity,
+            granted,
             self._head,
             choose_subprotocol(self._headers, server.options.subprotocols),
             self._address if self._is_proxied else None,
             self._counted_as,
         ):
-            self._parser = None     # it refers to this object
-        else:
             self._transport.abort()
 
-    def _tell_listeners(self, request: Request, identity: Any) -> None:
+    def _tell_listeners(self, request: Request, granted: Any) -> None:
+        if not self._may_enter(request, granted):
+            return
         self._answer(HTTPStatus.OK, self._server.tell_listeners(request), {"Content-Type": "application/json"})
+
+    def _may_enter(self, request: Request, granted: Any) -> bool:
+        if self._server.may_enter(request.channel, granted):
+            return True
+        self._refuse("authorize", HTTPStatus.FORBIDDEN, "not this channel")
+        return False
 
     # Limits.
 
@@ -305,10 +319,12 @@ class Door(asyncio.Protocol):
 
     # The answer.
 
-    def _refuse(self, cause: str, status: HTTPStatus, reason: str = "") -> None:
+    def _refuse(
+        self, cause: str, status: HTTPStatus, reason: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """Answer, and count the limit or rule that was broken."""
         self._server.refused[cause] += 1
-        self._answer(status, reason)
+        self._answer(status, reason, headers)
 
     def _answer(self, status: HTTPStatus, body: str | bytes = "", headers: dict[str, str] | None = None) -> None:
         """Answer with `status` and close: one request a connection."""
@@ -326,14 +342,17 @@ class Door(asyncio.Protocol):
             fields |= {"WWW-Authenticate": "Bearer"}
         lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
-        is_head = self._parser is not None and self._parser.get_method() == b"HEAD"
         self._stop_counting()
         self._wait_in(self._server.doors.lingering)
-        self._transport.write(head if is_head else head + body)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
-        else:
-            self._transport.close()         # TLS has a closing handshake of its own
+        self._head = b""    # of no use any more, and it may linger
+        self._transport.write(head if self._method == b"HEAD" else head + body)
+        try:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
+            else:
+                self._transport.close()         # TLS has a closing handshake of its own
+        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
+            self.abort()
 
     # What the lobby does.
 

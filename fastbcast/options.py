@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import cast
@@ -93,6 +94,17 @@ class HubOptions:
     clients that have been blocked for the longest are aborted."""
     max_channels: int = 200_000
     """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
+    max_channel_name_bytes: int = 255
+    """The longest name of a channel, in UTF-8: InvalidChannelName, or 400 to the client whose path it is.
+    Precedent: a file's name."""
+    channel_name_pattern: str = r"[^?#]+"
+    """A regular expression for the whole name of a channel (InvalidChannelName, or 400, otherwise), whose characters
+    must be printable, too. `?` and `#` would end the path of a URL."""
+    max_subscriptions: int = 1_000
+    """Channels that one client may be subscribed to: TooManySubscriptions. Each costs it a slot and a cursor."""
+    max_inbound_messages_per_second: float = 0.0
+    """What one client may send, with a second's worth saved up; over it reading from it is paused, and nothing is lost.
+    0: no limit, because on the command line clients may not send at all unless it says so."""
     stall_seconds: float = 60.0
     """A client that takes nothing at all of what waits for it for so long is evicted, under every policy."""
     max_inbox_messages: int = 32
@@ -105,7 +117,16 @@ class HubOptions:
     """How long a sweep may run before the loop gets a turn."""
 
     def __post_init__(self) -> None:
-        _check(self, {"close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001})
+        _check(self, {
+            "close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001,
+            "max_inbound_messages_per_second": 0,
+        })
+        if not isinstance(self.channel_name_pattern, str):
+            raise TypeError(f"channel_name_pattern must be a str, got {self.channel_name_pattern!r}")
+        try:
+            re.compile(self.channel_name_pattern)
+        except re.error as error:
+            raise ValueError(f"channel_name_pattern is no regular expression: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,12 @@ class ServerOptions:
     """How long the head of a request may take (408 above)."""
     max_head_bytes: int = 16 * KIB
     """The largest head of a request (431 above)."""
+    ping_seconds: float = 25.0
+    """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
+    are idle for 60 s."""
+    pong_seconds: float = 20.0
+    """How long a client that was pinged may go on being silent before it is closed with 1011. Precedent: websockets'
+    ping_timeout."""
     authorize_seconds: float = 5.0
     """How long an async authorize hook may take (503 above). Well above a query, well below a client's patience."""
     max_handshakes: int = 4096
@@ -149,6 +176,7 @@ class ServerOptions:
     def __post_init__(self) -> None:
         _check(self, {
             "notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001, "authorize_seconds": 0.001,
+            "ping_seconds": 0, "pong_seconds": 0.001,
         })
         for name in ("origins", "subprotocols", "forwarded_allow_ips"):
             object.__setattr__(self, name, _to_names(name, getattr(self, name)))

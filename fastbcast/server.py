@@ -25,10 +25,12 @@ from .admission import Admission
 from .door import Door
 from .handshake import encode_response
 from .hub import Hub
+from .keepalive import Keepalive
 from .lobby import Lobby
 from .options import ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
+from .rights import Grant
 from .typing import Request
 
 __all__ = ["Server", "serve"]
@@ -54,6 +56,7 @@ class Server:
         self.is_closing = False
         self.doors = Lobby(options)
         self.responses: Counter[int] = Counter()
+        self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self.refused: Counter[str] = Counter()
         self._clients: dict[Client, str | None] = {}    # and what admission counts each under
         self._connecting: set[asyncio.Task[Any]] = set()
@@ -145,14 +148,17 @@ class Server:
         transport: asyncio.Transport,
         accepted: socket.socket,
         request: Request,
-        identity: Any,
+        granted: Any,
         early_data: bytes,
         subprotocol: str | None,
         forwarded_address: Any,
         counted_as: str | None,
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
+        rights = granted if isinstance(granted, Grant) else None
+        identity = granted if rights is None else rights.identity
         client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
+        client.rights = rights
         client.subprotocol = subprotocol
         client.forwarded_address = forwarded_address
         self._clients[client] = counted_as
@@ -161,10 +167,19 @@ class Server:
             self._check_empty()
             return False
         self.responses[101] += 1
+        if self._keepalive is not None:
+            self._keepalive.add(client)
         return True
+
+    def may_enter(self, channel: str, granted: Any) -> bool:
+        """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
+        is_limited = self.subscribe_path and isinstance(granted, Grant)
+        return not is_limited or granted.may_subscribe(channel) or granted.may_publish(channel)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
+        if self._keepalive is not None:
+            self._keepalive.discard(client)
         if client in self._clients:
             self.admission.leave(self._clients.pop(client))
             self._check_empty()

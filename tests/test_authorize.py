@@ -126,7 +126,7 @@ def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_as
 
     run(scenario())
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR
+    assert (record.event, record.levelno) == ("authorize_failed", logging.ERROR)
     assert isinstance(record.exc_info[1], LookupError)
 
 

@@ -134,6 +134,26 @@ def test_max_channels_refuses_a_path_that_would_make_one_more_with_503(serve_pro
         pass
 
 
+def test_what_a_channel_may_be_called_can_be_set(serve_process):
+    server = serve_process("--channel-name-pattern", "[a-z]+", "--max-channel-name-bytes", "3")
+    for path in ("abcd", "A", "a/b"):
+        with pytest.raises(InvalidStatus) as caught, connect(server.url + path):
+            pass
+        assert caught.value.response.status_code == 400
+    with connect(server.url + "abc"):
+        pass
+
+
+def test_max_inbound_messages_per_second_holds_back_who_sends_more(serve_process):
+    server = serve_process("--relay", "--max-inbound-messages-per-second", "10")
+    with connect(server.url) as talker:
+        began = time.monotonic()
+        for number in range(16):
+            talker.send(str(number))
+            assert receive(talker) == str(number)
+        assert time.monotonic() - began >= 0.4  # ten at once, one too many, the rest at their rate
+
+
 def test_max_messages_per_second_spreads_what_is_published_at_once(serve_process):
     server = serve_process("--relay", "--policy", "conflate", "--max-messages-per-second", "20")
     with connect(server.url) as talker:
@@ -219,6 +239,10 @@ def test_the_first_subprotocol_that_a_client_offers_is_settled_on(serve_process)
         ("--max-log-bytes", str(2**70)),
         ("--max-pinned-bytes", "many"),
         ("--max-channels", "0"),
+        ("--max-channel-name-bytes", "0"),
+        ("--channel-name-pattern", "[a-"),
+        ("--max-inbound-messages-per-second", "-1"),
+        ("--max-inbound-messages-per-second", "nan"),
         ("--max-connections", "0"),
         ("--max-connections-per-address", "x"),
         ("--max-handshakes", "0"),

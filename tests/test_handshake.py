@@ -121,7 +121,7 @@ def test_frames_sent_together_with_the_handshake_are_not_lost(run, is_async):
 def test_the_websockets_library_talks_to_it(run):
     async def scenario():
         hub = Hub()
-        hub.on_message(lambda client, message: hub.publish(client.channel, message))
+        hub.on_message(hub.relay)
         async with serve(hub) as server:
             async with websockets.connect(f"ws://127.0.0.1:{server.port}/prices") as client:
                 for message in ("text ü", b"\x00binary", "", b"", "x" * 200, b"y" * 70_000):

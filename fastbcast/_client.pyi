@@ -6,8 +6,9 @@ from picows import WSFrame, WSListener, WSTransport
 from typing_extensions import Buffer, Self, disjoint_base
 
 from ._log import Segment
+from .channel import Channel
 from .handlers import Inbox
-from .hub import Channel, Hub
+from .hub import Hub
 from .rights import Grant
 from .server import Server
 from .typing import Disconnect, Lag, Missed

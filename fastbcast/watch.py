@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._client import Client
-    from .hub import Channel
+    from .channel import Channel
 
 _logger = logging.getLogger("fastbcast")
 

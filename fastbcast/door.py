@@ -55,17 +55,18 @@ class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
     __slots__ = (
-        "_address", "_counted_as", "_head", "_headers", "_is_counted", "_is_proxied", "_lingered_bytes", "_parser",
-        "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
+        "_address", "_counted_as", "_head", "_headers", "_http_version", "_is_counted", "_is_proxied",
+        "_lingered_bytes", "_method", "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
     def __init__(self, server: Server, accepted: socket.socket) -> None:
         self._server = server
         self._socket = accepted
         self._head = b""
+        self._method = b""                      # from here on: of the head, once it is there
+        self._http_version = ""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._parser: HttpRequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
         self._address: Any = None
@@ -122,15 +123,12 @@ class Door(asyncio.Protocol):
             self._refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         head, self._head = self._head[: end + 4], self._head[end + 4 :]
-        self._parser = HttpRequestParser(self)
         try:
-            self._parser.feed_data(head)
-        except HttpParserUpgrade:
-            pass
+            self._parse(head)
         except HttpParserError as error:
             self._answer(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        self._receive_request()
+        else:
+            self._receive_request()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The peer gave up, or it was answered."""
@@ -138,6 +136,7 @@ class Door(asyncio.Protocol):
         self._stop_counting()
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
     def pause_writing(self) -> None:
         """Nothing: an answer is one write."""
@@ -145,6 +144,18 @@ class Door(asyncio.Protocol):
     resume_writing = pause_writing
 
     # httptools' side.
+
+    def _parse(self, head: bytes) -> None:
+        # The parser and this object know each other: it is not kept, or each connection that ends here would leave
+        # garbage, its head with it, that only a collection finds.
+        parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(head)
+        except HttpParserUpgrade:
+            pass
+        finally:
+            self._method = parser.get_method()
+            self._http_version = parser.get_http_version()
 
     def on_url(self, url: bytes) -> None:
         """Called with the request target, perhaps in pieces."""
@@ -159,7 +170,6 @@ class Door(asyncio.Protocol):
     # The decision.
 
     def _receive_request(self) -> None:
-        assert self._parser is not None
         if self._refusal is None and self._is_proxied:
             self._refusal = self._find_address()
         if self._refusal is not None:
@@ -168,14 +178,13 @@ class Door(asyncio.Protocol):
         if not self._url:
             self._answer(HTTPStatus.BAD_REQUEST, "no request line")
             return
-        method = self._parser.get_method()
-        if method not in (b"GET", b"HEAD"):
+        if self._method not in (b"GET", b"HEAD"):
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
             return
         request = self._read_request()
         if request is None:
             return
-        if "upgrade" in self._headers and method == b"GET":
+        if "upgrade" in self._headers and self._method == b"GET":
             self._receive_handshake(request)
         elif self._server.tells_listeners(request):
             self._authorize(request, self._tell_listeners)
@@ -200,8 +209,7 @@ class Door(asyncio.Protocol):
         return Request(path, query, self._headers, self._address, channel)
 
     def _receive_handshake(self, request: Request) -> None:
-        assert self._parser is not None
-        fault = find_fault(self._headers, self._parser.get_http_version())
+        fault = find_fault(self._headers, self._http_version)
         if fault is not None:
             self._answer(*fault)
         elif not self._server.origins.allow(self._headers.get("origin")):
@@ -337,14 +345,17 @@ class Door(asyncio.Protocol):
             fields |= {"WWW-Authenticate": "Bearer"}
         lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
-        is_head = self._parser is not None and self._parser.get_method() == b"HEAD"
         self._stop_counting()
         self._wait_in(self._server.doors.lingering)
-        self._transport.write(head if is_head else head + body)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
-        else:
-            self._transport.close()         # TLS has a closing handshake of its own
+        self._head = b""    # of no use any more, and it may linger
+        self._transport.write(head if self._method == b"HEAD" else head + body)
+        try:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
+            else:
+                self._transport.close()         # TLS has a closing handshake of its own
+        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
+            self.abort()
 
     # What the lobby does.
 

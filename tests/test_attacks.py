@@ -7,6 +7,7 @@ grows in every round.
 
 import asyncio
 import contextlib
+import os
 from contextlib import closing
 
 import attacks
@@ -77,8 +78,8 @@ async def endure(server, attack):
             await asyncio.to_thread(attack, server.port)
             sizes.append(await as_large_as_before(process, open_files))
             assert feed.sent > sent
-            if len(sizes) > 2 and sizes[-1] - sizes[-2] <= TOLERATED_BYTES:
-                return
+            if len(sizes) > 2 and (sizes[-1] - sizes[-2] <= TOLERATED_BYTES or "FASTBCAST_SANITIZERS" in os.environ):
+                return      # sanitizers' allocator keeps what is freed
         pytest.fail(f"the server grew with every round: {sizes}")
 
 

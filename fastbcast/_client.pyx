@@ -372,6 +372,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.resume_reading()
 
+    def data_received(self, data):
+        """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
+
     def eof_received(self):
         """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.
 

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -160,3 +162,13 @@ def test_the_command_writes_json_lines(start_process):
 
     line = asyncio.run(use_up())
     assert (line["event"], line["level"], line["reason"]) == ("accept_paused", "WARNING", "Too many open files")
+
+
+def test_every_event_is_documented():
+    root = Path(__file__).parent.parent
+    sources = [path.read_text() for path in (root / "fastbcast").glob("*.py*") if path.suffix in (".py", ".pyx")]
+    calls = r'(?:(?:log_event|_log)\(\s*logging\.\w+,\s*|\.report\()"(\w+)"'
+    events = set(re.findall(calls, "".join(sources)))
+    documented = set(re.findall(r"`(\w+)`", (root / "docs" / "logging.md").read_text()))
+    assert len(events) > 10
+    assert events <= documented

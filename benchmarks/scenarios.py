@@ -156,6 +156,23 @@ def memory(
     return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], (rss, HANDSHAKES), rss, is_about_speed=False)]
 
 
+def keepalive(clients: int = 15000, seconds: float = 60) -> list[Case]:
+    """15,000 idle connections: what pinging them costs the server's core, by how long they may be silent."""
+    share = Column("server CPU", figure("server", "cpu_share"), 4, has_spread=True)
+    load = f"--clients {clients} --listen --duration {seconds:g} {SPREAD_SOURCES}"
+    variants = tuple(
+        Variant(title, server_options=("--ping-seconds", str(ping_seconds)))
+        for title, ping_seconds in (("off", 0), ("25 s", 25), ("5 s", 5))
+    )
+    columns = (share, CLIENT_SHARE, STEAL)
+    return [
+        Case(
+            f"{clients:,} idle", load.split(), (SUBJECT,), "", columns, judged=None, is_about_speed=False,
+            variants=variants,
+        )
+    ]
+
+
 GROWTH = Column("growth MiB", growth("server", "rss_before_bytes", "rss_after_bytes"), 2, has_spread=True)
 STALLED_COLUMNS = (
     GROWTH,
@@ -382,6 +399,7 @@ def quick(clients: int = 200) -> list[Case]:
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
-        lockstep, pipelined, peers, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+        lockstep, pipelined, peers, large, openloop, many, memory, keepalive, stalled, backlog, fair,
+        channels, freshness, quick,
     )
 }

@@ -16,13 +16,19 @@ cdef class Client(_Base):
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
+    cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
+    cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef public object forwarded_address    # that a trusted proxy has named, or None
     cdef readonly bint is_upgraded      # the 101 has been written
     # Reading.
     cdef Parser parser
     cdef ReadBuffer read_buffer         # of the hub
     cdef bint is_reading_paused         # by the inbox
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock
+    cdef uint64_t pinged_ns             # when it was last pinged; 0: not since something was received
+    cdef public object _bucket          # of the wheel it is in: see keepalive.py
     # The application's.
     cdef object _state                  # dict, made when first asked for
     cdef public object _inbox           # handlers.Inbox while an async handler is at work

@@ -21,19 +21,20 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
-from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PONG, encode, encode_close, make_frame
+from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
+from fastbcast.log import log_event
 from fastbcast.typing import Disconnect, Lag, Missed
 
 import asyncio
 import logging
 from os import strerror
 
-_logger = logging.getLogger("fastbcast")
+cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
 
 cdef class _Base:
@@ -64,20 +65,23 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
         self.is_upgraded = True
+        self.received_ns = coarse_ns()
         try:
             self.hub.client_connected(self)
             if early_data:
                 data = bytearray(early_data)
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         return True
 
     # The application's side.
 
     @property
     def remote_address(self):
-        """The peer's address, as `socket.getpeername()` gives it."""
+        """The peer's address, as `socket.getpeername()` gives it; or whom a trusted proxy says it is from."""
+        if self.forwarded_address is not None:
+            return self.forwarded_address
         if self.wire.transport is not None:
             return self.wire.transport.get_extra_info("peername")
         return self._last_address
@@ -131,11 +135,19 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 conflated += subscription.place.conflated
         return Missed(skipped, conflated)
 
-    def subscribe(self, str channel):
-        """Receive what is published to `channel` from now on. Does nothing if it is subscribed already.
+    def may_subscribe(self, str channel):
+        """Return whether the authorize hook lets this client subscribe to `channel`."""
+        return self.rights is None or self.rights.may_subscribe(channel)
 
-        Returns whether the client is subscribed now: False if it is already on its way out. Raises
-        TooManyChannels if the hub has `max_channels` and this would be one more, and WrongThread.
+    def may_publish(self, str channel):
+        """Return whether the authorize hook lets this client publish to `channel`."""
+        return self.rights is None or self.rights.may_publish(channel)
+
+    def subscribe(self, str channel):
+        """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
+
+        Does nothing if it is subscribed already. Returns whether the client is subscribed now: False if it is already
+        on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
@@ -144,6 +156,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
+            self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
             if fanout.name == self.channel:
@@ -229,6 +242,29 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def _stalled_seconds(self):
         """For how long the kernel has taken nothing of what waits for this client, as seen by this method."""
         return self.wire.stalled_ns(coarse_ns()) / 1e9
+
+    def _keep_alive(self, double ping_seconds, double pong_seconds):
+        """Ping the client if it was silent for `ping_seconds`, close it if that brought nothing for `pong_seconds`.
+
+        Returns in how many seconds to look again.
+        """
+        cdef double silent_seconds = (coarse_ns() - self.received_ns) / 1e9
+        cdef double pinged_seconds
+        if silent_seconds < ping_seconds:
+            self.pinged_ns = 0
+            return ping_seconds - silent_seconds
+        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+            self.pinged_ns = 0
+            return ping_seconds
+        if self.pinged_ns <= self.received_ns:
+            self.pinged_ns = coarse_ns()
+            self.hub.pings += 1
+            self.wire.write_frame(_PING)
+            return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
+        pinged_seconds = (coarse_ns() - self.pinged_ns) / 1e9
+        if pinged_seconds >= pong_seconds:
+            self._begin_close(1011, "keepalive ping timeout", "keepalive")
+        return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
 
     @property
     def _viewed(self):
@@ -323,8 +359,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.received_ns = coarse_ns()
         try:
             events = self._receive(self.read_buffer.data, size)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         self.may_read_much = events <= MANY_EVENTS
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
@@ -413,7 +449,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire.end()
         return 0
 
-    def _fail(self):
+    def _fail(self, error):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
-        _logger.exception("internal error; the client is closed")
+        log_event(logging.ERROR, "internal_error", exception=error)
         self._begin_close(1011, "internal error", "internal_error")

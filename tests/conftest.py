@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 import uvloop
 
+import fastbcast.log
+
 # A build's folder (make asan) has no entry points; where there is one this changes nothing.
 pytest_plugins = ["pytest_fastbcast"]
 
@@ -49,6 +51,11 @@ def find_program(*names):
         if found := shutil.which(name):
             return found
     return missing(f"no {' or '.join(names)} on PATH")
+
+
+@pytest.fixture(autouse=True)
+def log_lines_are_not_limited_by_the_test_before():
+    fastbcast.log.rate_limit.clear()
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

@@ -4,8 +4,9 @@ from typing import Any
 from typing_extensions import Buffer, Self, disjoint_base
 
 from ._log import Segment
+from .channel import Channel
 from .handlers import Inbox
-from .hub import Channel, Hub
+from .hub import Hub
 from .rights import Grant
 from .server import Server
 from .typing import Disconnect, Lag, Missed

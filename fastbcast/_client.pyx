@@ -253,7 +253,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if silent_seconds < ping_seconds:
             self.pinged_ns = 0
             return ping_seconds - silent_seconds
-        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+        # Other clocks run for who does not read, and for who is closing; whom we do not read cannot be heard.
+        if self.wire.socket.state != WRITABLE or self.is_reading_paused:
             self.pinged_ns = 0
             return ping_seconds
         if self.pinged_ns <= self.received_ns:

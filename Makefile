@@ -23,7 +23,7 @@ BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run test lint types cov bench bench-quick gate debug asan dist clean
+.PHONY: help run test compliance compliance-asan lint types cov bench bench-quick gate debug asan dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ run: .venv/built  ## install what is needed and start a demo: a server, a page, 
 
 test: .venv/built .venv/extra-test tests/node/node_modules  ## run the tests
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+compliance: .venv/built build/compliance/suite/made  ## the Autobahn test suite; ARGS="--cases 5.* 6.4.*"
+	$(BIN)/python tests/compliance/run.py $(ARGS)
 
 lint: .venv/extra-lint  ## ruff, cython-lint, codespell
 	$(BIN)/ruff check .
@@ -68,15 +71,22 @@ cov: build/debug/built .venv/extra-test .venv/extra-cov tests/node/node_modules 
 	$(BIN)/coverage report && exit $$status
 
 asan: build/sanitize/built tests/node/node_modules  ## run the tests on a build with address and undefined-behaviour sanitizers (gcc)
+	$(call sanitized,$(ASAN_BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS))
+
+compliance-asan: build/sanitize/built build/compliance/suite/made  ## the Autobahn test suite on that build
+	$(call sanitized,$(ASAN_BIN)/python "$(CURDIR)/tests/compliance/run.py" $(ARGS))
+
+define sanitized
 	rm -f build/sanitize/report.*
 	cd build/sanitize/lib && export PYTHONPATH="$$PWD" PYTHONMALLOC=malloc && log="log_path=$(CURDIR)/build/sanitize/report" && \
 	export FASTBCAST_SANITIZERS="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS="$$log:detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=1" \
 	UBSAN_OPTIONS="$$log:print_stacktrace=1:halt_on_error=1" \
 	FASTBCAST_TEST_TIMEOUT_SCALE="$${FASTBCAST_TEST_TIMEOUT_SCALE:-3}" && \
-	status=0 && { $(ASAN_BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS) || status=$$?; } && \
+	status=0 && { $(1) || status=$$?; } && \
 	for report in "$(CURDIR)"/build/sanitize/report.*; do test ! -e "$$report" || { cat "$$report"; status=1; }; done && \
 	exit $$status
+endef
 
 from_here = -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(addprefix $(CURDIR)/,$(1))
 
@@ -126,6 +136,10 @@ build/sanitize/built: .venv-asan/extra-test $(CONFIG) $(PACKAGE) Makefile
 	@$(if $(filter $(CONFIG),$?),rm -rf build/sanitize)
 	FASTBCAST_BUILD=sanitize $(ASAN_BIN)/python setup.py --quiet build --build-lib build/sanitize/lib
 	@echo "$$SITECUSTOMIZE" >build/sanitize/lib/sitecustomize.py
+	@touch $@
+
+build/compliance/suite/made: .venv/extra-compliance tests/compliance/requirements.txt tests/compliance/suite.py
+	$(BIN)/python tests/compliance/suite.py $(@D)
 	@touch $@
 
 tests/node/node_modules: $(wildcard tests/node/package-lock.json)

@@ -18,31 +18,37 @@ The path of a message, and the file that owns each step:
       of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
       as time passes                    watch.py       stalled clients, soft limits
 
-    what a client sends                 _client.pyx    picows' frames -> messages -> handlers.py
+    what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
+                                        _client.pyx    the life of a connection -> handlers.py
+      how much, and what it may do      throttle.py, rights.py
+    who is silent                       keepalive.py
     how it got in                       acceptor.py -> door.py -> server.py
+      rules                             handshake.py, origins.py
+      limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
+      whom it is from                   proxies.py
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
-command; `testing` is for tests of what is built on it. Settings are in `options.py`, exceptions in
-`exceptions.py`, small types in `typing.py`.
+command, `tokens.py` its token files; `testing` is for tests of what is built on it. Settings are in
+`options.py`, exceptions in `exceptions.py`, small types in `typing.py`; what is logged, and
+how, in `log.py`.
 """
 
-# First of all: it checks picows.
-from ._version import __version__
-
-# isort: split
-
 from ._client import Client
+from ._version import __version__
 from .exceptions import (
     FastbcastError,
+    InvalidChannelName,
     KeysFull,
     MessageTooBig,
     PublishQueueFull,
     Reject,
     TooManyChannels,
+    TooManySubscriptions,
     WrongThread,
 )
 from .hub import Channel, Hub
 from .options import ChannelOptions, HubOptions, ServerOptions
+from .rights import Grant
 from .server import Server, serve
 from .typing import Disconnect, Flushed, Lag, Missed, Request
 
@@ -53,8 +59,10 @@ __all__ = [
     "Disconnect",
     "FastbcastError",
     "Flushed",
+    "Grant",
     "Hub",
     "HubOptions",
+    "InvalidChannelName",
     "KeysFull",
     "Lag",
     "MessageTooBig",
@@ -65,6 +73,7 @@ __all__ = [
     "Server",
     "ServerOptions",
     "TooManyChannels",
+    "TooManySubscriptions",
     "WrongThread",
     "__version__",
     "serve",

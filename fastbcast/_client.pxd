@@ -1,20 +1,34 @@
-from libc.stdint cimport uint64_t
-from picows.picows cimport WSFrame, WSListener, WSTransport
+from libc.stdint cimport uint8_t, uint64_t
 
 from fastbcast._fanout cimport Occasion
+from fastbcast._parser cimport Parser, ReadBuffer
 from fastbcast._wire cimport Wire
 
 
-cdef class Client(WSListener):
+cdef class _Base:
+    pass
+
+
+cdef class Client(_Base):
     # Set once, at the handshake.
     cdef Wire wire
     cdef object hub                     # who is told what happens: see hub.py
     cdef readonly object server         # told when the client is gone
     cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
-    # picows' side of the connection, between on_ws_connected and on_ws_disconnected.
-    cdef WSTransport parser
+    cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
+    cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef public object forwarded_address    # that a trusted proxy has named, or None
     cdef readonly bint is_upgraded      # the 101 has been written
+    # Reading.
+    cdef Parser parser
+    cdef ReadBuffer read_buffer         # of the hub
+    cdef bint is_reading_paused         # by the inbox
+    cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    # Keepalive.
+    cdef uint64_t received_ns           # when something was last received, by the coarse clock
+    cdef uint64_t pinged_ns             # when it was last pinged; 0: not since something was received
+    cdef public object _bucket          # of the wheel it is in: see keepalive.py
     # The application's.
     cdef object _state                  # dict, made when first asked for
     cdef public object _inbox           # handlers.Inbox while an async handler is at work
@@ -22,23 +36,15 @@ cdef class Client(WSListener):
     cdef dict subscriptions
     cdef Py_ssize_t first_served        # which of them comes first when the socket has room again
     cdef uint64_t skipped, conflated    # of the channels it was in when it left all of them
-    # A message that arrives in fragments (RFC 6455 section 5.4); opcode 0: none.
-    cdef bytearray fragments
-    cdef int fragments_opcode
-    cdef int fragment_count
     # The end.
     cdef readonly object disconnected   # a Disconnect, as soon as it is known why
     cdef object close_timer
     cdef object _last_address           # of a connection that is gone
-    # Reading: paused by the inbox; and how much of it is fair.
-    cdef bint is_reading_paused
-    cdef readonly Py_ssize_t _read_limit
-    cdef Py_ssize_t frames_in_read
 
     cdef int _leave_all(self, bint is_evicted) except -1
     cdef int _catch_up_all(self, Occasion occasion) except -1
     cdef int _begin_close(self, object code, str reason, str cause) except -1
-    cdef int _receive_frame(self, WSFrame frame) except -1
     cdef int _abort(self, str reason, str by, str cause) except -1
-    cdef int _receive_data(self, int opcode, bytes payload) except -1
-    cdef int _receive_close(self, bytes payload) except -1
+    cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef int _receive_close(self) except -1
+    cdef int _fail_connection(self) except -1

@@ -1,123 +1,89 @@
-"""One connection: picows' frames become messages, and the life of a client ends exactly once.
+"""One connection: what is read becomes messages, and the life of a client ends exactly once.
 
-    picows WSProtocol --on_ws_frame--> Client --message--> hub's handlers
-                                         |
-              slots in channels <--------+--------> Wire (direct frames, pongs, CLOSE)
+    Transport --buffer_updated--> Parser --message--> Client --> hub's handlers
+                                             |
+                  slots in channels <--------+--------> Wire (direct frames, pongs, CLOSE)
 
 Invariants
 
-1. This is the only module that cimports picows. picows parses; it never writes by itself (`Wire` is the
-   Transport it knows), and its listener callbacks run no user code but the hub's handlers.
-2. A client leaves all its channels before its CLOSE is written, and in `on_ws_disconnected` at the latest.
+1. A client is its Transport's Protocol from the 101 on. It reads into a buffer that all clients of its hub share, and
+   runs no user code but the hub's handlers.
+2. A client leaves all its channels before its CLOSE is written, and in `connection_lost` at the latest.
 3. `disconnected` is set once, by whatever ended the connection first, and every end has a deadline: a peer
    that does not take the CLOSE or does not answer it is aborted after `close_seconds`.
-4. What arrives is checked here as RFC 6455 asks: reserved bits, the order of fragments, UTF-8 of whole
-   messages, close codes. picows has checked masks, opcodes, lengths and sizes of single frames.
+4. What a client sends wrongly is answered with the CLOSE that RFC 6455 asks for, behind the answers to what it sent
+   before; then the connection is closed for writing, and what else arrives is read and dropped, since a socket
+   that is closed with unread input is reset, and takes the CLOSE with it.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.mem cimport PyMem_Realloc
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
-from picows.picows cimport WSFrame, WSListener, WSTransport
 
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
-from fastbcast._frames cimport (
-    OPCODE_CLOSE,
-    OPCODE_CONTINUATION,
-    OPCODE_PING,
-    OPCODE_PONG,
-    OPCODE_TEXT,
-    encode,
-    encode_close,
-    is_sendable_close_code,
-    make_frame,
-)
+from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
+from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
 from fastbcast.typing import Disconnect, Lag, Missed
 
+import asyncio
 import logging
 from os import strerror
 
-from picows.picows import WSAutoPingStrategy, WSProtocol
-
 _logger = logging.getLogger("fastbcast")
 
-# picows' smallest: it grows with what a client sends.
-READ_BUFFER_BYTES = 2048
-# What is read of one client before the others have their turn: a batch of a busy publisher, but only a little
-# of a client whose last read brought more than MANY_FRAMES, since each costs about a microsecond.
-READ_BYTES = 65536
-READ_BYTES_OF_TINY_FRAMES = 4096
-MANY_FRAMES = 256
 
-cdef enum:
-    # What picows' scratch buffer for sends shrinks to: after the 101 it writes only a CLOSE.
-    SCRATCH_BYTES = 16
-
-# Close frames are control frames: reason and code together have 125 bytes (section 5.5).
-MAX_REASON_BYTES = 123
+cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
 
-cdef class Client(WSListener):
+cdef class _Base:
+    """What Cython wants first: a class without a layout of its own is no base of a compiled one."""
+
+
+cdef class Client(_Base, asyncio.BufferedProtocol):
     """A connected client. Its methods belong to the event loop's thread (WrongThread otherwise)."""
 
-    def __cinit__(self, hub, server, transport, accepted_socket, str channel, identity):
+    def __cinit__(self, hub, server, transport, int fd, str channel, identity):
         self.hub = hub
         self.server = server
-        self._read_limit = READ_BYTES
         self.channel = channel
         self.identity = identity
-        self.wire = Wire(self, transport, accepted_socket, hub.max_direct_bytes)
+        self.wire = Wire(self, transport, fd, hub.max_direct_bytes)
+        self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
+        self.read_buffer = hub.read_buffer
+        self.may_read_much = True
 
-    def _upgrade(self, bytes key, bytes early_data):
-        """Make picows this connection's Protocol and let it answer the handshake.
+    def _upgrade(self, bytes response, bytes early_data):
+        """Answer the handshake with `response`, and take what the client had sent already behind its request.
 
-        The server has checked the client's request; picows is shown the plain one it stands for, with the
-        client's `key` and what the client had sent already behind its request (`early_data`).
-        Everything that is known of WSProtocol's undocumented constructor is here. Returns False, and has
-        changed nothing, if the peer is gone already.
+        Returns False, and has changed nothing, if the peer is gone already.
         """
-        protocol = Protocol(
-            None,                               # host_port
-            None,                               # ws_path
-            False,                              # is_client_side
-            self._get_listener,                 # ws_listener_factory
-            _PICOWS_LOGGER,                     # logger
-            True,                               # disconnect_on_exception
-            None,                               # websocket_handshake_timeout: the server has its own
-            False, 0, 0, WSAutoPingStrategy.PING_WHEN_IDLE,  # auto_ping: a task for each connection
-            False,                              # enable_auto_pong: would leave the one ordered writer
-            self.hub.max_message_bytes,         # max_frame_size
-            None,                               # extra_headers
-            READ_BUFFER_BYTES,                  # read_buffer_init_size
-        )
-        cdef object transport = self.wire.transport
-        cdef object data = memoryview(_PLAIN_REQUEST % key + early_data)
-        try:
-            protocol.connection_made(self.wire)
-        except OSError:  # macOS refuses setsockopt on a socket whose peer is gone
+        cdef bytearray data
+        if self.wire.transport.is_closing():
             return False
-        transport.set_protocol(protocol)
-        while data and self.wire.transport is not None and not transport.is_closing():
-            buffer = protocol.get_buffer(len(data))
-            size = min(len(buffer), len(data))
-            buffer[:size] = data[:size]
-            protocol.buffer_updated(size)
-            data = data[size:]
+        self.wire.transport.set_protocol(self)
+        self.wire.transport.write(response)
+        self.is_upgraded = True
+        self.received_ns = coarse_ns()
+        try:
+            self.hub.client_connected(self)
+            if early_data:
+                data = bytearray(early_data)
+                self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
+        except Exception:
+            self._fail()
         return True
-
-    def _get_listener(self, request):
-        return self
 
     # The application's side.
 
     @property
     def remote_address(self):
-        """The peer's address, as `socket.getpeername()` gives it."""
+        """The peer's address, as `socket.getpeername()` gives it; or whom a trusted proxy says it is from."""
+        if self.forwarded_address is not None:
+            return self.forwarded_address
         if self.wire.transport is not None:
             return self.wire.transport.get_extra_info("peername")
         return self._last_address
@@ -171,11 +137,19 @@ cdef class Client(WSListener):
                 conflated += subscription.place.conflated
         return Missed(skipped, conflated)
 
-    def subscribe(self, str channel):
-        """Receive what is published to `channel` from now on. Does nothing if it is subscribed already.
+    def may_subscribe(self, str channel):
+        """Return whether the authorize hook lets this client subscribe to `channel`."""
+        return self.rights is None or self.rights.may_subscribe(channel)
 
-        Returns whether the client is subscribed now: False if it is already on its way out. Raises
-        TooManyChannels if the hub has `max_channels` and this would be one more, and WrongThread.
+    def may_publish(self, str channel):
+        """Return whether the authorize hook lets this client publish to `channel`."""
+        return self.rights is None or self.rights.may_publish(channel)
+
+    def subscribe(self, str channel):
+        """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
+
+        Does nothing if it is subscribed already. Returns whether the client is subscribed now: False if it is already
+        on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
         self.hub.check_thread("client.subscribe")
@@ -184,6 +158,7 @@ cdef class Client(WSListener):
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
+            self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
             if fanout.name == self.channel:
@@ -278,6 +253,29 @@ cdef class Client(WSListener):
         """For how long the kernel has taken nothing of what waits for this client, as seen by this method."""
         return self.wire.stalled_ns(coarse_ns()) / 1e9
 
+    def _keep_alive(self, double ping_seconds, double pong_seconds):
+        """Ping the client if it was silent for `ping_seconds`, close it if that brought nothing for `pong_seconds`.
+
+        Returns in how many seconds to look again.
+        """
+        cdef double silent_seconds = (coarse_ns() - self.received_ns) / 1e9
+        cdef double pinged_seconds
+        if silent_seconds < ping_seconds:
+            self.pinged_ns = 0
+            return ping_seconds - silent_seconds
+        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+            self.pinged_ns = 0
+            return ping_seconds
+        if self.pinged_ns <= self.received_ns:
+            self.pinged_ns = coarse_ns()
+            self.hub.pings += 1
+            self.wire.write_frame(_PING)
+            return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
+        pinged_seconds = (coarse_ns() - self.pinged_ns) / 1e9
+        if pinged_seconds >= pong_seconds:
+            self._begin_close(1011, "keepalive ping timeout", "keepalive")
+        return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
+
     @property
     def _viewed(self):
         """The Segment that the Transport was given a view of and that is still in memory, or None."""
@@ -296,18 +294,6 @@ cdef class Client(WSListener):
     def _send_failed(self, int error):
         """send(2) failed with errno `error`: the connection is gone, whatever the Transport thinks."""
         self._abort(strerror(error), "network", "send_failed")
-
-    def _protocol_failed(self, bytes close_frame):
-        """picows found a protocol error and wants to write this CLOSE (made by itself)."""
-        cdef bytes payload = close_frame[4 if close_frame[1] == 126 else 2:]
-        cdef int code = int.from_bytes(payload[:2], "big")
-        self._begin_close(
-            code,
-            payload[2:2 + MAX_REASON_BYTES].decode("utf-8", "ignore"),
-            {1007: "invalid_text", 1009: "message_too_big"}.get(code, "protocol_error"),
-        )
-        # picows closes in 10 ms; until then it would go on collecting what it does not parse any more.
-        self._pause_reading()
 
     def _end_as(self, int code, str reason, str by, str cause):
         if self.disconnected is None:
@@ -363,15 +349,30 @@ cdef class Client(WSListener):
         self._end_as(code, reason, "server", cause)
         self._set_close_timer()                 # first: a Transport may raise
         self.wire.write_close(frame)
-        self.parser.is_close_frame_sent = True  # picows must not send another
         self._resume_reading()                  # the peer's CLOSE is still to come
         return 0
 
-    def _end_read(self, Py_ssize_t size):
-        """A read of `size` bytes has been handled: if there may be more, the others come first."""
-        cdef bint may_be_more = size >= self._read_limit
-        self._read_limit = READ_BYTES_OF_TINY_FRAMES if self.frames_in_read > MANY_FRAMES else READ_BYTES
-        self.frames_in_read = 0
+    def _set_close_timer(self):
+        if self.close_timer is None:
+            self.close_timer = self.hub.loop.call_later(self.hub.close_seconds, self._close_overdue)
+
+    # The Transport's side.
+
+    def get_buffer(self, size_hint):
+        """Lend the Transport the hub's buffer: a megabyte of tiny frames would keep everybody else waiting."""
+        return self.read_buffer.large if self.may_read_much else self.read_buffer.small
+
+    def buffer_updated(self, Py_ssize_t size):
+        """Handle what was read; if there may be more, the others come first."""
+        cdef bint may_be_more = size == len(self.get_buffer(0))
+        cdef int events = 0
+        self.received_ns = coarse_ns()
+        try:
+            events = self._receive(self.read_buffer.data, size)
+        except Exception:
+            self._fail()
+        self.may_read_much = events <= MANY_EVENTS
+        # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
             self.hub.loop.call_soon(self._read_on)
@@ -380,140 +381,35 @@ cdef class Client(WSListener):
         if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.resume_reading()
 
-    def _peer_finished(self):
-        """The peer sent FIN; without a CLOSE before it, that is a lost connection."""
+    def eof_received(self):
+        """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.
+
+        Without a CLOSE before it, that is a lost connection.
+        """
         self._leave_all(False)
         self._set_close_timer()
+        return False
 
-    def _set_close_timer(self):
-        if self.close_timer is None:
-            self.close_timer = self.hub.loop.call_later(self.hub.close_seconds, self._close_overdue)
-
-    # picows' side.
-
-    cpdef on_ws_connected(self, WSTransport transport):
-        self.parser = transport
-        self.is_upgraded = True
-        self.wire.accepted_socket = None
-        # Nobody reads these again: they are most of what picows holds for an idle connection.
-        transport.request = None
-        transport.response = None
-        transport.listener_proxy = None
-        transport.disconnected_future = _DONE
-        transport._write_buffer.data = <char*>PyMem_Realloc(transport._write_buffer.data, SCRATCH_BYTES)
-        transport._write_buffer.capacity = SCRATCH_BYTES
-        try:
-            self.hub.client_connected(self)
-        except Exception:
-            self._fail()
-
-    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        self.frames_in_read += 1
-        if self.wire.transport is not None:
-            try:
-                self._receive_frame(frame)
-            except Exception:
-                self._fail()
-
-    def _fail(self):
-        """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
-        _logger.exception("internal error; the client is closed")
-        self._begin_close(1011, "internal error", "internal_error")
-
-    cdef int _receive_frame(self, WSFrame frame) except -1:
-        cdef int opcode = frame.msg_type
-        cdef bytes payload
-        if self.disconnected is not None and opcode != OPCODE_CLOSE:  # section 1.4: of no interest behind a CLOSE
-            return 0
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._begin_close(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
-            return 0
-        if opcode == OPCODE_CLOSE:
-            self._receive_close(frame.get_payload_as_bytes())
-            return 0
-        payload = frame.get_payload_as_bytes()
-        if opcode == OPCODE_PING:
-            self.wire.write_pong(make_frame(OPCODE_PONG, <uint8_t*>PyBytes_AS_STRING(payload), len(payload)))
-        elif opcode == OPCODE_PONG:
-            pass
-        elif opcode == OPCODE_CONTINUATION:
-            if self.fragments is None:
-                self._begin_close(1002, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
-                return 0
-            self.fragment_count += 1
-            if len(self.fragments) + len(payload) > self.hub.max_message_bytes:
-                self._begin_close(1009, "message too big", "message_too_big")
-                return 0
-            if self.fragment_count > self.hub.max_fragments:
-                self._begin_close(1008, "too many fragments", "too_many_fragments")
-                return 0
-            self.fragments += payload
-            if frame.fin:
-                payload = bytes(self.fragments)
-                self.fragments = None
-                self._receive_data(self.fragments_opcode, payload)
-        elif self.fragments is not None:
-            self._begin_close(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
-        elif frame.fin:
-            self._receive_data(opcode, payload)
-        else:
-            self.fragments = bytearray(payload)
-            self.fragments_opcode = opcode
-            self.fragment_count = 1
-        return 0
-
-    cdef int _receive_data(self, int opcode, bytes payload) except -1:
-        cdef object message = payload
-        if opcode == OPCODE_TEXT:
-            try:
-                message = payload.decode()
-            except UnicodeDecodeError:
-                self._begin_close(1007, "invalid UTF-8 in text", "invalid_text")
-                return 0
-        self.hub.message_received(self, message)
-        return 0
-
-    cdef int _receive_close(self, bytes payload) except -1:
-        """Answer the peer's CLOSE with the same code (section 5.5.1), or end what we began."""
-        cdef int code = 1005  # section 7.1.5: no code received
-        cdef str reason = ""
-        if self.wire.is_close_sent:
-            self.wire.end()
-            return 0
-        if payload:
-            code = int.from_bytes(payload[:2], "big")
-            reason = payload[2:].decode()  # picows has checked length and UTF-8
-            if not is_sendable_close_code(code):
-                self._begin_close(1002, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
-                self.wire.end()
-                return 0
-        self._leave_all(False)
-        self._end_as(code, reason, "client", "client")
-        self._set_close_timer()
-        self.wire.write_close(encode_close(code) if payload else make_frame(OPCODE_CLOSE, NULL, 0))
-        self.parser.is_close_frame_sent = True
-        self.wire.end()
-        return 0
-
-    cpdef on_ws_disconnected(self, WSTransport transport):
-        # The fd is closed right after this: no slot may name it any more.
+    def connection_lost(self, exc):
+        """The fd is closed right after this: no slot may name it any more."""
         self._leave_all(False)
         self._end_as(1006, "", "network", "connection_lost")
         self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
-        self.fragments = None
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
         self.hub.client_disconnected(self)
 
-    cpdef pause_writing(self):
+    def pause_writing(self):
+        """The kernel has refused something, which the Transport now holds."""
         self.wire.pause()
         if self.wire.socket.state == PAUSED:
             self.hub.watch.add(self)
 
-    cpdef resume_writing(self):
+    def resume_writing(self):
+        """The kernel has taken what the Transport held."""
         cdef Subscription subscription
         self.wire.resume()
         if self.subscriptions is None:
@@ -523,66 +419,47 @@ cdef class Client(WSListener):
                 (<Fanout>subscription.channel).resume(subscription)
         self._catch_up_all(ON_RESUME)
 
+    cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1:
+        """Handle all events of what was read; returns how many there were."""
+        cdef Parser parser = self.parser
+        cdef Event event
+        cdef int events = 0
+        parser.feed(data, size)
+        while True:
+            event = parser.next_event()
+            if event == NOTHING or self.wire.transport is None:
+                return events
+            events += 1
+            if event == CLOSE:
+                self._receive_close()
+            elif self.disconnected is not None:
+                pass    # section 1.4: of no interest behind a CLOSE
+            elif event == MESSAGE:
+                self.hub.message_received(self, parser.message)
+            elif event == PING:
+                self.wire.write_pong(make_frame(OPCODE_PONG, parser.control, parser.control_len))
+            elif event == FAILED:
+                self._fail_connection()
 
-_PLAIN_REQUEST = (
-    b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
-)
+    cdef int _fail_connection(self) except -1:
+        """The peer broke the protocol (section 7.1.7); what it still sends is dropped by the Parser."""
+        code, reason, cause = self.parser.failure
+        self._begin_close(code, reason, cause)
+        self.wire.finish_writing()
+        return 0
 
+    cdef int _receive_close(self) except -1:
+        """Answer the peer's CLOSE with the same code (section 5.5.1), or end what we began."""
+        cdef int code = self.parser.close_code
+        if not self.wire.is_close_sent:
+            self._leave_all(False)
+            self._end_as(code, self.parser.close_reason, "client", "client")
+            self._set_close_timer()
+            self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == 1005 else encode_close(code))
+        self.wire.end()
+        return 0
 
-class Protocol(WSProtocol):
-    """picows' Protocol, made fair: one client's input takes a bounded part of the loop's turn.
-
-    picows reads as much as its buffer holds, and the buffer grows; and uvloop reads again while it is
-    filled. A megabyte of tiny frames would keep everybody else waiting for seconds.
-    """
-
-    __slots__ = ()
-
-    def get_buffer(self, size_hint):
-        buffer = WSProtocol.get_buffer(self, size_hint)
-        limit = READ_BYTES if self.listener is None else self.listener._read_limit
-        return buffer[:limit] if len(buffer) > limit else buffer
-
-    def buffer_updated(self, size):
-        WSProtocol.buffer_updated(self, size)
-        if self.listener is not None:
-            self.listener._end_read(size)
-
-    def eof_received(self):
-        """Let the Transport close itself once its buffer is empty, which may be never."""
-        if self.listener is not None:
-            self.listener._peer_finished()
-        return False
-
-
-class _PicowsLogger:
-    """What picows logs of a connection: nothing, but for exceptions that should not be.
-
-    A protocol error is the client's fault: it is counted by cause and reaches `on_disconnect`.
-    """
-
-    def isEnabledFor(self, level):
-        return False
-
-    def _ignore(self, *arguments):
-        pass
-
-    debug = info = warning = error = log = _ignore
-
-    def exception(self, message, *arguments):
-        _logger.exception(message, *arguments)
-
-
-_PICOWS_LOGGER = _PicowsLogger()
-
-
-cdef class _Done:
-    """Stands for picows' future of the disconnect, which nobody awaits on the server's side."""
-
-    def done(self):
-        """Say that there is nothing to set."""
-        return True
-
-
-cdef object _DONE = _Done()
+    def _fail(self):
+        """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
+        _logger.exception("internal error; the client is closed")
+        self._begin_close(1011, "internal error", "internal_error")

@@ -295,7 +295,7 @@ cdef class Round(Tally):
             try:
                 subscription.wire.owner._evict(cause)
             except Exception as failure:
-                self.sweeper.report("a slow client could not be closed", failure)
+                self.sweeper.report("evict_failed", self.name, failure)
         return 0
 
     cdef int fail(self, Subscription subscription, int error) except -1:
@@ -304,7 +304,7 @@ cdef class Round(Tally):
             try:
                 subscription.wire.owner._send_failed(error)
             except Exception as failure:
-                self.sweeper.report("a lost client could not be closed", failure)
+                self.sweeper.report("abort_failed", self.name, failure)
         return 0
 
     cdef int _hand_over(self, Subscription subscription) except -1:
@@ -367,7 +367,7 @@ cdef class Round(Tally):
                 subscription.place.rest_end_seq = end_seq
                 subscription.place.rest_ns = published_ns
         except Exception as error:
-            self.sweeper.report("a Transport refused the rest of a frame; its connection is aborted", error)
+            self.sweeper.report("transport_failed", self.name, error)
             self.fail(subscription, 0)
         return 0
 

@@ -71,6 +71,6 @@ cdef class Sweeper:
     cdef int mark_dirty_later(self, Sweepable channel, double seconds) except -1
     cdef int forget(self, Sweepable channel) except -1
     cdef bint attempt(self, Sweepable channel, uint64_t deadline_ns, bint is_turn_end) except -1
-    cdef int report(self, str what, object error) except -1
+    cdef int report(self, str event, str channel, object error) except -1
     cdef uint64_t turn_deadline(self) except 0
     cdef int _enqueue(self, Sweepable channel) except -1

@@ -25,6 +25,7 @@ from fastbcast._clock cimport now_ns
 from fastbcast._log cimport Ledger
 
 from fastbcast.exceptions import WrongThread
+from fastbcast.log import log_event
 
 cdef extern from *:
     """
@@ -38,8 +39,6 @@ cdef extern from *:
 RELIEF_SECONDS = 0.01
 # When a sweep that failed is tried again.
 RETRY_SECONDS = 0.1
-
-_logger = logging.getLogger("fastbcast")
 
 
 cdef class Counters:
@@ -159,7 +158,7 @@ cdef class Sweeper:
                 self.counters.reliefs += 1
                 self.on_log_full()
             except Exception as error:  # not the publisher's fault
-                self.report("freeing memory of the logs failed", error)
+                self.report("relief_failed", None, error)
             finally:
                 self.is_relieving_logs = False
         return 0
@@ -182,13 +181,13 @@ cdef class Sweeper:
                 (<object>channel).check_invariants()
             return is_clean
         except Exception as error:
-            self.report(f"the sweep of channel {channel.name!r} failed", error)
+            self.report("sweep_failed", channel.name, error)
             self.mark_dirty_later(channel, RETRY_SECONDS)
             return True
 
-    cdef int report(self, str what, object error) except -1:
+    cdef int report(self, str event, str channel, object error) except -1:
         """Log it in a turn of its own: a logging handler is user code, which must not run inside a sweep."""
-        self.loop.call_soon(partial(_logger.error, what, exc_info=error))
+        self.loop.call_soon(partial(log_event, logging.ERROR, event, exception=error, channel=channel))
         return 0
 
     cdef uint64_t turn_deadline(self) except 0:

@@ -17,9 +17,8 @@ cdef class Wire:
     cdef Socket socket
     # Set by `attach`, None after `detach`.
     cdef object transport               # asyncio.Transport
-    cdef object owner                   # the Client: told of picows' own CLOSE, of errors, of too much waiting
+    cdef object owner                   # the Client: told when too much waits
     cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
-    cdef object accepted_socket         # what picows may ask the options of; only until the handshake is done
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
     # Weak reference to the Segment that the Transport was given a view of, until `resume`; None: it was not.
@@ -41,5 +40,6 @@ cdef class Wire:
     cdef int pause(self) except -1
     cdef int resume(self) except -1
     cdef int end(self) except -1
+    cdef int finish_writing(self) except -1
     cdef int abort_connection(self) except -1
     cdef int detach(self) except -1

@@ -17,9 +17,6 @@ Invariants
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
 4. What waits in the Transport is bounded: the rest of one frame (under TLS one frame, or frames of at most
    ENCRYPTED_BYTES of _round.pyx, as ciphertext), one CLOSE, and at most `max_direct_bytes` of direct frames.
-
-To picows this object is the Transport: all it writes arrives at `write`. After its 101 response that
-can only be the CLOSE that it sends on a protocol error, without telling its listener; the owner is told.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -34,13 +31,12 @@ from weakref import ref
 cdef class Wire:
     """Write frames to one connection, in order, through its fd or its Transport."""
 
-    def __cinit__(self, object owner, object transport, object accepted_socket, Py_ssize_t max_direct_bytes):
+    def __cinit__(self, object owner, object transport, int fd, Py_ssize_t max_direct_bytes):
         self.owner = owner
         self.transport = transport
-        self.accepted_socket = accepted_socket
         self.max_direct_bytes = max_direct_bytes
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
-        self.socket.fd = -1 if self.is_encrypted else accepted_socket.fileno()
+        self.socket.fd = -1 if self.is_encrypted else fd
         self.socket.state = WRITABLE
 
     @property
@@ -152,6 +148,16 @@ cdef class Wire:
             self.transport.close()
         return 0
 
+    cdef int finish_writing(self) except -1:
+        """Let nothing more out after what the Transport holds, but go on reading; the owner has set a deadline."""
+        if self.transport is None or self.transport.is_closing():
+            return 0
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS
+        return 0
+
     cdef int abort_connection(self) except -1:
         """Close the connection now; what was not sent is lost."""
         self.socket.state = CLOSED
@@ -167,36 +173,4 @@ cdef class Wire:
         self.pending_pong = None
         self.transport = None
         self.owner = None
-        self.accepted_socket = None
         return 0
-
-    # What picows uses of a Transport.
-
-    def get_extra_info(self, str name, default=None):
-        """Answer picows; it reads socket options while it sets itself up."""
-        if name == "socket":
-            return self.accepted_socket
-        if self.transport is None:
-            return default
-        return self.transport.get_extra_info(name, default)
-
-    def get_write_buffer_size(self):
-        """Say that something waits, always: picows then calls `write` and never the fd itself."""
-        return 1
-
-    def write(self, data):
-        """Take the 101 response, or later the CLOSE that picows sends on a protocol error."""
-        if self.owner is None or self.socket.state == CLOSED:
-            return
-        if self.owner.is_upgraded:
-            self.owner._protocol_failed(bytes(data))
-        else:
-            self.transport.write(bytes(data))
-
-    def close(self):
-        """Close after the Transport's buffer has gone out; picows asks for it 10 ms after its CLOSE."""
-        self.end()
-
-    def abort(self):
-        """Close at once."""
-        self.abort_connection()

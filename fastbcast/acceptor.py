@@ -1,7 +1,7 @@
 """Accepting connections, with a pause when file descriptors run out.
 
 asyncio's servers are not used here: uvloop's closes itself for good at EMFILE, and asyncio's logs a
-traceback for every try. Here accepting pauses, one warning is logged, and the clients wait in the
+traceback for every try. Here accepting pauses, a warning is logged, and the clients wait in the
 kernel's queue until descriptors are free again.
 """
 
@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-_logger = logging.getLogger("fastbcast")
+from .log import log_event
 
 ACCEPTS_PER_TURN = 64
 """So that a storm of connects leaves the loop's other work its share of each turn."""
@@ -61,7 +61,7 @@ class Acceptor:
     def _pause(self, error: OSError) -> None:
         if not self._is_short:
             self._is_short = True
-            _logger.warning("accepting pauses: %s", error.strerror)
+            log_event(logging.WARNING, "accept_paused", reason=error.strerror)
             self._stop()
         if self._retry is not None:
             self._retry.cancel()
@@ -75,7 +75,7 @@ class Acceptor:
         finally:
             if self._retry is None:  # not paused again
                 self._is_short = False
-                _logger.info("accepting again")
+                log_event(logging.INFO, "accept_resumed")
                 self.start()
 
     def _stop(self) -> None:

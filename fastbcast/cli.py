@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import random
 import resource
@@ -15,24 +14,25 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import uvloop
 
-from . import __version__
+from . import __version__, log
 from .door import DEFAULT_CHANNEL
 from .handover import HandoverFailed
 from .hub import Hub
 from .listeners import inherit, inherit_from_systemd
 from .load.command import bench_command, load_command
 from .options import POLICIES, ChannelOptions, HubOptions, ServerOptions
+from .own_token import token_option
 from .process import Process
 from .server import Server, serve
 from .tls import make_context
+from .tokens import Tokens
 from .tool import listen_to, publish_to
-
-_logger = logging.getLogger("fastbcast")
 
 _Command = Callable[..., Any]
 
@@ -56,8 +56,18 @@ _LIMITS = {
     "max_log_bytes": "What all channels may hold for clients that are behind.",
     "max_pinned_bytes": "What the rests of large messages may hold beside that.",
     "max_channels": "Channels there may be at once (503 above).",
+    "max_channel_name_bytes": "The longest name of a channel (400 above).",
+    "channel_name_pattern": "A regular expression for the names of channels (400 otherwise).",
+    "max_inbound_messages_per_second": "What one client may send; above it reading from it pauses. 0: no limit.",
     "stall_seconds": "A client that takes nothing at all for so long is closed, under every policy.",
     # The server.
+    "ping_seconds": "A client that was silent for so long is pinged; 0: nobody is.",
+    "pong_seconds": "A client that stays silent for so long after a ping is closed (1011).",
+    "max_connections": "Connections there may be at once (503 above).",
+    "max_connections_per_address": "Those from one IPv4 address or IPv6 /64 network (429 above); loopback is exempt.",
+    "max_handshakes": "Connections before their 101; above it the oldest whose head is not there is cut off.",
+    "handshake_seconds": "How long the head of a request may take (408 above).",
+    "max_head_bytes": "The largest head of a request (431 above).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }
@@ -73,6 +83,8 @@ def _limit_options() -> list[Callable[[_Command], _Command]]:
     def type_of(name: str) -> Any:
         if name == "policy":
             return click.Choice(POLICIES)
+        if fields_by_name[name].type == "str":
+            return str
         if fields_by_name[name].type == "float":
             return click.FloatRange(min=0)
         return click.IntRange(0 if name in _MAY_BE_ZERO else 1, MAX_BYTES)
@@ -94,6 +106,8 @@ def _server_options(command: _Command) -> _Command:
     options: list[Callable[[_Command], _Command]] = [
         click.option("--log-level", default="warning", show_default=True,
                      type=click.Choice(["debug", "info", "warning", "error"])),
+        click.option("--log-format", default="text", show_default=True, type=click.Choice(log.FORMATS),
+                     help="Lines of text on standard error, or JSON objects, one a line."),
         click.option("--loop", "loop_name", type=click.Choice(["uvloop", "asyncio"]), default="uvloop",
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
@@ -106,6 +120,15 @@ def _server_options(command: _Command) -> _Command:
                      help="Speak TLS with this certificate chain, PEM; SIGHUP reads it and the key again."),
         click.option("--fd", metavar="N", help="Listen on an inherited descriptor instead, or on those of `systemd`."),
         click.option("--uds", type=click.Path(), metavar="PATH", help="Listen on a Unix socket instead."),
+        click.option("--forwarded-allow-ips", metavar="ADDRESSES",
+                     callback=lambda _context, _option, value: value.split(",") if value else (),
+                     help="Proxies whose X-Forwarded-For or Forwarded is believed: addresses and networks with commas "
+                          "between them, `unix` for the peers of a Unix socket, `*` for all. Without it: nobody's."),
+        click.option("--subprotocol", "subprotocols", multiple=True,
+                     help="A subprotocol to settle on if a client offers it. May be repeated, the best first."),
+        click.option("--origin", "origins", multiple=True,
+                     help="Whose pages may connect: https://example.org, https://*.example.org (403 for others). May "
+                          "be repeated. Without it: everybody's."),
         click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
                      help="Port to listen on; 0 takes a free one."),
         click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
@@ -128,12 +151,24 @@ main.add_command(bench_command)
 @main.command("serve")
 @_server_options
 @click.option(
-    "--relay", is_flag=True, help="Publish what a client sends to all clients of its channel, itself included."
+    "--relay", is_flag=True,
+    help="Publish what any client sends to all clients of its channel, itself included. Without it, or a "
+    "--publish-token-file, clients that send are closed with 1008.",
+)
+@click.option(
+    "--subscribe-token-file", "subscribe_path", type=click.Path(path_type=Path),
+    help="Only who holds a token of this file may subscribe. One token a line; patterns of channels may follow it.",
+)
+@click.option(
+    "--publish-token-file", "publish_path", type=click.Path(path_type=Path),
+    help="Only who holds a token of this file may publish.",
 )
 @click.option("--page/--no-page", default=True, show_default=True, help="Answer browsers with a page.")
-def serve_command(relay: bool, page: bool, **options: Any) -> None:
+def serve_command(relay: bool, publish_path: Path | None, **options: Any) -> None:
     """Serve channels: ws://HOST:PORT/prices is the channel "prices", / is the default one."""
-    _serve(page=page, relay=relay, **options)
+    if relay and publish_path is not None:
+        raise click.UsageError("--relay lets everybody publish, --publish-token-file does not: give one of them.")
+    _serve(relay=relay, publish_path=publish_path, **options)
 
 
 @main.command()
@@ -144,19 +179,21 @@ def demo(**options: Any) -> None:
 
 
 @main.command("publish")
+@token_option
 @click.argument("url")
 @click.argument("message", required=False)
-def publish_command(url: str, message: str | None) -> None:
+def publish_command(url: str, message: str | None, token: str | None) -> None:
     """Send MESSAGE to the relay at URL, or each line of standard input as a message."""
     lines = sys.stdin if message is None else [message]
-    _run_client(publish_to(url, lines))
+    _run_client(publish_to(url, lines, token))
 
 
 @main.command("listen")
+@token_option
 @click.argument("url")
-def listen_command(url: str) -> None:
+def listen_command(url: str, token: str | None) -> None:
     """Print what arrives from URL, a line for each message."""
-    _run_client(listen_to(url))
+    _run_client(listen_to(url, token))
 
 
 def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
@@ -172,8 +209,8 @@ def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
 # The server's life.
 
 
-def _serve(*, loop_name: str, log_level: str, **options: Any) -> None:
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+def _serve(*, loop_name: str, log_level: str, log_format: str, **options: Any) -> None:
+    log.configure(log_level, log_format)
     # Thousands of clients are the point; the hard limit stays what the administrator made it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -195,6 +232,8 @@ async def _run_server(
     key: str | None,
     handover_path: str | None,
     drain_seconds: float,
+    subscribe_path: Path | None = None,
+    publish_path: Path | None = None,
     background: Callable[[Hub, Server], Coroutine[Any, Any, None]] | None = None,
     **limits: Any,
 ) -> int:
@@ -207,6 +246,7 @@ async def _run_server(
         hub.configure("*", **settings_of(ChannelOptions))
         tls = _make_tls(cert, key)
         sock = None if fd is None else _inherit(fd)
+        tokens = Tokens(subscribe_path, publish_path, relay=relay)
         await process.find_predecessor()
         if process.predecessor is not None:
             uds, sock = None, process.predecessor.sockets
@@ -217,10 +257,13 @@ async def _run_server(
     except HandoverFailed as error:
         click.echo(f"fastbcast: cannot take over at {handover_path}: {error}", err=True)
         return 1
-    if relay:
-        hub.on_message(lambda client, message: hub.publish(client.channel, message))
+    hub.authorize(tokens)
+    hub.on_message(hub.relay)
+    asyncio.get_running_loop().set_exception_handler(log.handle_loop_error)
     if tls is not None:
         process.reloads.append(lambda: setattr(server, "ssl", _make_tls(cert, key)))
+    if subscribe_path is not None or publish_path is not None:
+        process.reloads.append(tokens.reload)
     try:
         server = await process.start(serving)
     except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name

@@ -6,8 +6,9 @@ Invariants
 2. The events of one client are handled one at a time and in order: connect, its messages, disconnect.
    While an `async` handler of a client is at work, what follows waits in its Inbox.
 3. An Inbox is bounded: at `max_inbox_messages` reading from that client is paused, so what it holds is
-   at most that, and what one read of the socket had already brought.
-4. A handler that raises closes its client with 1011, and hurts no other: the traceback is logged, and
+   at most that, and what one read of the socket had already brought. A Throttle pauses it, too: reading goes on
+   when neither is against it.
+4. A handler that raises closes its client with 1011, and hurts no other: it is logged, and
    `on_error` is called with the client and the exception.
 """
 
@@ -20,11 +21,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from .log import log_event
+from .throttle import Throttle
+
 if TYPE_CHECKING:
     from ._client import Client
     from .server import Server
-
-_logger = logging.getLogger("fastbcast")
 
 Handler = Callable[..., Any]
 
@@ -42,8 +44,9 @@ class Inbox:
 class Handlers:
     """The handlers of one hub, one for each event: connect, message, disconnect, error."""
 
-    def __init__(self, max_inbox_messages: int) -> None:
+    def __init__(self, max_inbox_messages: int, max_messages_per_second: float) -> None:
         self._handlers: dict[str, Handler] = {}
+        self.throttle = Throttle(max_messages_per_second, self._resume_reading) if max_messages_per_second else None
         self._max_inbox_messages = max_inbox_messages
         self._tasks: dict[asyncio.Task[None], Client] = {}
 
@@ -71,7 +74,7 @@ class Handlers:
         except Exception as error:
             self._failed(event, client, error)
         else:
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):  # which takes longer than all the rest here
                 client._inbox = inbox = Inbox()
                 self._start(client, self._work_off(client, inbox, event, result))
 
@@ -95,8 +98,7 @@ class Handlers:
                 if not inbox.events:
                     break
                 event, arguments = inbox.events.popleft()
-                if len(inbox.events) <= self._max_inbox_messages // 2:
-                    client._resume_reading()
+                self._resume_reading(client)
                 result = self._call(event, client, *arguments)
         finally:
             client._inbox = None
@@ -105,19 +107,27 @@ class Handlers:
                 if event == "disconnect":
                     self.handle(event, client, *arguments)
 
+    def _resume_reading(self, client: Client) -> None:
+        """Go on reading from `client`, if there is room in its inbox and it is within its rate."""
+        inbox: Inbox | None = client._inbox
+        if inbox is not None and len(inbox.events) > self._max_inbox_messages // 2:
+            return
+        if self.throttle is None or not self.throttle.is_holding(client):
+            client._resume_reading()
+
     async def _call(self, event: str, client: Client, *arguments: Any) -> None:
         result = self._handlers[event](client, *arguments)
         if inspect.isawaitable(result):
             await result
 
     def _failed(self, event: str, client: Client, error: BaseException) -> None:
-        _logger.error("on_%s failed", event, exc_info=error)
+        log_event(logging.ERROR, "handler_failed", exception=error, handler=f"on_{event}")
         client._close_because(1011, "internal error", "handler_error")
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)
-            except Exception:
-                _logger.exception("on_error failed")
+            except Exception as failure:
+                log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
             else:
                 if inspect.isawaitable(result):
                     self._start(client, self._guard(result))
@@ -126,8 +136,8 @@ class Handlers:
     async def _guard(result: Awaitable[None]) -> None:
         try:
             await result
-        except Exception:
-            _logger.exception("on_error failed")
+        except Exception as failure:
+            log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
 
     async def finish(self, server: Server, seconds: float) -> None:
         """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`.

@@ -32,8 +32,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from .listeners import Listeners, inherit
-
-_logger = logging.getLogger("fastbcast")
+from .log import log_event
 
 READY_SECONDS = 10.0
 """How long either side waits for the other's next word: a process that starts has nothing else to do."""
@@ -125,7 +124,7 @@ class Offer:
                             await _receive(connection, 1)   # until it is at the path in our place
                             return
                     except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
-                        _logger.warning("handing over failed, this process goes on: %s", error or type(error).__name__)
+                        log_event(logging.WARNING, "handover_failed", reason=str(error) or type(error).__name__)
                     self._is_made = False
         finally:
             self._place.close()

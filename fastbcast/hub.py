@@ -28,11 +28,14 @@ from weakref import WeakValueDictionary
 from ._compact import measure_key
 from ._fanout import Fanout
 from ._frames import encode
+from ._parser import ReadBuffer
 from ._policy import Policy
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
-from .exceptions import FastbcastError, PublishQueueFull, TooManyChannels
+from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, TooManyChannels, TooManySubscriptions
 from .handlers import Handlers
+from .log import log_event
+from .names import ChannelNames
 from .options import ChannelOptions, HubOptions
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
     from .typing import Key, Message
 
 __all__ = ["Channel", "Hub"]
-
-_logger = logging.getLogger("fastbcast")
 
 QUEUED_MESSAGE_BYTES = 128
 """What a message that `publish_threadsafe` queues takes beside its frame and its key."""
@@ -124,15 +125,20 @@ class Hub:
             self.options.max_pinned_bytes, self._relieve_pinned,
         )
         self.watch = Watch(self.options.stall_seconds)
-        self.handlers = Handlers(self.options.max_inbox_messages)
+        self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
+        self._throttle = self.handlers.throttle     # read at every message
+        self._names = ChannelNames(self.options.max_channel_name_bytes, self.options.channel_name_pattern)
         self._disconnects: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._received_messages = 0
+        self.pings = 0
         self.authorize_hook: AuthorizeHook | None = None
         self._queue: deque[tuple[str, bytes, Key | None]] = deque()
         self._queued_bytes = 0
         self._queue_lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
-        # Read by the compiled client at every message.
+        # Read by the compiled client.
+        self.read_buffer = ReadBuffer()
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes
@@ -165,13 +171,15 @@ class Hub:
     def channel(self, name: str) -> Channel:
         """Return the channel called `name`, made if there is none. Keep it to publish without a look-up.
 
-        Raises TooManyChannels if there are `max_channels`, and TypeError if the name is no str.
+        Raises TooManyChannels if there are `max_channels`, InvalidChannelName, and TypeError if the name is no str.
         """
         channel = self._channels.get(name)
         if channel is None:
             if not isinstance(name, str):
                 raise TypeError(f"a channel's name must be str, got {type(name).__name__}")
+            self.check_channel_name(name)
             if not self.has_room_for(name):
+                self._refused["max_channels"] += 1
                 raise TooManyChannels(name, self.options.max_channels)
             channel = Channel(name, self._sweeper, self._policy_of(name))
             self._channels[name] = channel
@@ -180,6 +188,13 @@ class Hub:
     def has_room_for(self, name: str) -> bool:
         """Whether there is a channel called `name`, or may be."""
         return len(self._channels) < self.options.max_channels or name in self._channels
+
+    def check_channel_name(self, name: str) -> None:
+        """Raise InvalidChannelName if no channel may be called so."""
+        fault = self._names.find_fault(name)
+        if fault is not None:
+            self._refused["channel_name"] += 1
+            raise InvalidChannelName(name, fault)
 
     def _policy_of(self, name: str) -> Policy:
         options = ChannelOptions()
@@ -212,7 +227,7 @@ class Hub:
         what the message is about, for a channel that conflates. Never blocks, never runs user code, never
         raises for a client's fault.
 
-        Raises TypeError, ValueError (MessageTooBig among them) for a message or key that cannot be sent,
+        Raises TypeError, ValueError (MessageTooBig, InvalidChannelName among them) for what cannot be sent,
         KeysFull, TooManyChannels, and WrongThread outside the loop's thread; nothing has been queued then.
         """
         return self.channel(channel).publish(message, text=text, key=key)
@@ -228,6 +243,9 @@ class Hub:
         """
         if not isinstance(channel, str):
             raise TypeError(f"a channel's name must be str, got {type(channel).__name__}")
+        fault = self._names.find_fault(channel)  # whether there is the channel, only the loop's thread knows
+        if fault is not None:
+            raise InvalidChannelName(channel, fault)
         frame = encode(message, text, self.max_message_bytes)
         size = _measure_queued(frame, key)
         with self._queue_lock:
@@ -253,8 +271,7 @@ class Hub:
             try:
                 self.channel(name)._publish_frame(frame, key)
             except (FastbcastError, MemoryError) as error:
-                reason = str(error) or "no memory"
-                _logger.error("a message that publish_threadsafe had queued for %r is lost: %s", name, reason)
+                log_event(logging.ERROR, "queued_message_lost", channel=name, reason=str(error) or "no memory")
 
     def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
         """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.
@@ -302,8 +319,8 @@ class Hub:
             for client in clients:
                 try:
                     client._evict_now("pinned_full")
-                except Exception:
-                    _logger.exception("a slow client could not be aborted")
+                except Exception as error:
+                    log_event(logging.ERROR, "abort_failed", exception=error)
 
     # Clients.
 
@@ -318,8 +335,8 @@ class Hub:
     def authorize(self, hook: _Function) -> _Function:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.
 
-        What it returns becomes `client.identity`. It refuses by raising Reject(status, reason); any other
-        exception is logged and answered with 500.
+        What it returns becomes `client.identity`, or is a Grant, which says also what the client may do. It refuses
+        by raising Reject(status, reason); any other exception is logged (not what it says) and answered with 500.
         """
         if self.authorize_hook is not None:
             raise ValueError(f"there is an authorize hook already: {self.authorize_hook!r}")
@@ -349,23 +366,47 @@ class Hub:
         self.handlers.register(event, handler)
         return handler
 
+    def relay(self, client: Client, message: str | bytes) -> None:
+        """Publish what a client sends to its channel, if it may: `hub.on_message(hub.relay)`.
+
+        One that may not (see Grant) is closed with 1008; one whose channel would be one too many, with 1013.
+        """
+        if not client.may_publish(client.channel):
+            self._refused["publish"] += 1
+            client._close_because(1008, "publishing is not allowed", "not_allowed")
+            return
+        try:
+            self.publish(client.channel, message)
+        except TooManyChannels:  # not its fault: no error is logged, and it may try again later
+            client._close_because(1013, "too many channels", "too_many_channels")
+
     # Called by the compiled client; not for applications.
 
     def client_connected(self, client: Client) -> None:
         """The 101 has been written."""
         self._clients.add(client)
-        if client.server.subscribe_path:
+        if client.server.subscribe_path and client.may_subscribe(client.channel):
             client.subscribe(client.channel)
         self.handlers.handle("connect", client)
+
+    def check_subscriptions(self, channel: str, count: int) -> None:
+        """Raise TooManySubscriptions if a client that has `count` may not have one more."""
+        if count >= self.options.max_subscriptions:
+            self._refused["max_subscriptions"] += 1
+            raise TooManySubscriptions(channel, self.options.max_subscriptions)
 
     def message_received(self, client: Client, message: str | bytes) -> None:
         """A whole message has arrived."""
         self._received_messages += 1
+        if self._throttle is not None:
+            self._throttle.count(client)
         self.handlers.handle("message", client, message)
 
     def client_disconnected(self, client: Client) -> None:
         """The connection is gone, the slots and the fd with it."""
         self._clients.discard(client)
+        if self._throttle is not None:
+            self._throttle.forget(client)
         disconnect = client.disconnected
         assert disconnect is not None  # set before this is called
         self._disconnects[disconnect.cause] += 1
@@ -386,6 +427,9 @@ class Hub:
             "pinned_bytes": self._sweeper.ledger.pinned_bytes,
             "lag": self._sum_lag(channels),
             "received_messages": self._received_messages,
+            "pings": self.pings,
+            "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
+            "refused": dict(self._refused),
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),
         }

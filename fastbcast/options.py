@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import cast
+
+from .handshake import is_token
 
 __all__ = ["ChannelOptions", "HubOptions", "ServerOptions"]
 
@@ -21,6 +26,14 @@ def _check(options: object, least: dict[str, float]) -> None:
             raise TypeError(f"{field.name} must be an int, got {value!r}")
         if not least.get(field.name, 1) <= value < 2**62:
             raise ValueError(f"{field.name} must be at least {least.get(field.name, 1)}, got {value!r}")
+
+
+def _to_names(option: str, value: object) -> tuple[str, ...]:
+    """Any iterable of str but a str, which would be one of its letters."""
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{option} must be a sequence of str, got {value!r}")
+    return cast("tuple[str, ...]", names)
 
 
 POLICIES = ("evict", "skip", "latest", "conflate")
@@ -81,6 +94,17 @@ class HubOptions:
     clients that have been blocked for the longest are aborted."""
     max_channels: int = 200_000
     """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
+    max_channel_name_bytes: int = 255
+    """The longest name of a channel, in UTF-8: InvalidChannelName, or 400 to the client whose path it is.
+    Precedent: a file's name."""
+    channel_name_pattern: str = r"[^?#]+"
+    """A regular expression for the whole name of a channel (InvalidChannelName, or 400, otherwise), whose characters
+    must be printable, too. `?` and `#` would end the path of a URL."""
+    max_subscriptions: int = 1_000
+    """Channels that one client may be subscribed to: TooManySubscriptions. Each costs it a slot and a cursor."""
+    max_inbound_messages_per_second: float = 0.0
+    """What one client may send, with a second's worth saved up; over it reading from it is paused, and nothing is lost.
+    0: no limit, because on the command line clients may not send at all unless it says so."""
     stall_seconds: float = 60.0
     """A client that takes nothing at all of what waits for it for so long is evicted, under every policy."""
     max_inbox_messages: int = 32
@@ -93,7 +117,16 @@ class HubOptions:
     """How long a sweep may run before the loop gets a turn."""
 
     def __post_init__(self) -> None:
-        _check(self, {"close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001})
+        _check(self, {
+            "close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001,
+            "max_inbound_messages_per_second": 0,
+        })
+        if not isinstance(self.channel_name_pattern, str):
+            raise TypeError(f"channel_name_pattern must be a str, got {self.channel_name_pattern!r}")
+        try:
+            re.compile(self.channel_name_pattern)
+        except re.error as error:
+            raise ValueError(f"channel_name_pattern is no regular expression: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -107,9 +140,33 @@ class ServerOptions:
     backlog: int = 1024
     """Connections that may wait in the kernel to be accepted."""
     handshake_seconds: float = 10.0
-    """How long the opening handshake may take (408 above)."""
+    """How long the head of a request may take (408 above)."""
     max_head_bytes: int = 16 * KIB
     """The largest head of a request (431 above)."""
+    ping_seconds: float = 25.0
+    """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
+    are idle for 60 s."""
+    pong_seconds: float = 20.0
+    """How long a client that was pinged may go on being silent before it is closed with 1011. Precedent: websockets'
+    ping_timeout."""
+    authorize_seconds: float = 5.0
+    """How long an async authorize hook may take (503 above). Well above a query, well below a client's patience."""
+    max_handshakes: int = 4096
+    """Connections before their 101. Above it the one that has been sending its head for the longest is cut off;
+    if all wait for the hook, the new one gets 503. Four times the backlog."""
+    max_connections: int = 100_000
+    """Connections there may be at once (503 above). At 5 KiB each, half a gigabyte."""
+    max_connections_per_address: int = 1000
+    """Those from one IPv4 address or IPv6 /64 network (429 above): more than an office behind one address has.
+    Loopback and Unix sockets are exempt, unless a trusted proxy names the address."""
+    origins: tuple[str, ...] = ()
+    """Whose pages may connect (403 for others): `https://example.org`, `https://*.example.org`; empty: all. See
+    origins.py."""
+    subprotocols: tuple[str, ...] = ()
+    """Those that the application speaks, the best first; a client gets the first that it offers, or none."""
+    forwarded_allow_ips: tuple[str, ...] = ()
+    """Proxies whose X-Forwarded-For or Forwarded is believed: addresses, networks, `unix`, `*` (see proxies.py).
+    Precedent: uvicorn's option of this name."""
     notsent_lowat_bytes: int = 64 * KIB
     """TCP_NOTSENT_LOWAT of each socket, so that a backlog waits in the log, where limits act, and not in kernel
     memory; 0 leaves the kernel's default."""
@@ -117,7 +174,15 @@ class ServerOptions:
     """SO_SNDBUF of each socket, which bounds also what is under way; 0 leaves it to the kernel."""
 
     def __post_init__(self) -> None:
-        _check(self, {"notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001})
+        _check(self, {
+            "notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001, "authorize_seconds": 0.001,
+            "ping_seconds": 0, "pong_seconds": 0.001,
+        })
+        for name in ("origins", "subprotocols", "forwarded_allow_ips"):
+            object.__setattr__(self, name, _to_names(name, getattr(self, name)))
+        for subprotocol in self.subprotocols:
+            if not is_token(subprotocol):
+                raise ValueError(f"subprotocols: {subprotocol!r} is no token (RFC 6455 section 4.1)")
         for name in ("notsent_lowat_bytes", "send_buffer_bytes", "backlog"):
             if getattr(self, name) >= 2**31:  # the kernel takes an int
                 raise ValueError(f"{name} must be below 2**31, got {getattr(self, name)!r}")

@@ -14,9 +14,8 @@ import signal
 from collections.abc import Callable
 
 from .handover import Offer, Predecessor, find_predecessor
+from .log import log_event
 from .server import Server, serve
-
-_logger = logging.getLogger("fastbcast")
 
 TAKEN_OVER = "taken over"
 
@@ -32,8 +31,8 @@ class Process:
         self._offer: Offer | None = None
         self.predecessor: Predecessor | None = None
         """Who hands over its sockets to this process."""
-        self.reloads: list[Callable[[], None]] = []
-        """What SIGHUP does. Each may raise ValueError or OSError, and has changed nothing then."""
+        self.reloads: list[Callable[[], object]] = []
+        """What SIGHUP does. Each may raise ValueError or OSError; then, all is as it was."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._signalled, number)
 
@@ -54,7 +53,7 @@ class Process:
                 if self.predecessor is None:
                     await server.close()
                     raise
-                _logger.error("the next process cannot take over from this one: %s", error)
+                log_event(logging.ERROR, "handover_not_offered", path=self._handover_path, reason=str(error))
             finally:
                 if self.predecessor is not None:
                     self.predecessor.close()
@@ -86,4 +85,4 @@ class Process:
             try:
                 reload()
             except (ValueError, OSError) as error:
-                _logger.error("SIGHUP: %s; what was read before stays", error)
+                log_event(logging.ERROR, "reload_failed", reason=str(error))

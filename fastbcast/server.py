@@ -22,12 +22,19 @@ from typing import Any
 from ._client import Client
 from ._frames import encode_close
 from .acceptor import Acceptor
+from .admission import Admission
 from .door import Door
 from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
+from .handshake import encode_response
 from .hub import Hub
+from .keepalive import Keepalive
 from .listeners import Listeners, open_listeners
+from .lobby import Lobby
 from .options import ServerOptions
+from .origins import Origins
+from .proxies import TrustedProxies
+from .rights import Grant
 from .tls import Tls
 from .typing import Request
 
@@ -63,11 +70,15 @@ class Server:
         self.options = options
         self._page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
         self.subscribe_path = options.subscribe_path    # read for every client
+        self.origins = Origins(options.origins)
+        self.proxies = TrustedProxies(options.forwarded_allow_ips)
+        self.admission = Admission(options)
         self.is_closing = False
-        self.doors: set[Door] = set()
+        self.doors = Lobby(options)
         self.responses: Counter[int] = Counter()
+        self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self.refused: Counter[str] = Counter()
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, str | None] = {}    # and what admission counts each under
         self._connecting: set[asyncio.Task[Any]] = set()
         self._listeners = Listeners()
         self._acceptor: Acceptor | None = None
@@ -140,8 +151,7 @@ class Server:
         self._stop_accepting()
         self.is_closing = True
         await asyncio.gather(*self._connecting, return_exceptions=True)
-        for door in list(self.doors):
-            door.abort()
+        self.doors.close()
         try:
             for client in list(self._clients):
                 client._close_because(code, reason, "going_away")
@@ -193,35 +203,83 @@ class Server:
             task.exception()  # a peer that is gone already is no news
 
     def upgrade(
-        self, transport: asyncio.Transport, accepted: socket.socket, request: Request, identity: Any, early_data: bytes
+        self,
+        transport: asyncio.Transport,
+        accepted: socket.socket,
+        request: Request,
+        granted: Any,
+        early_data: bytes,
+        subprotocol: str | None,
+        forwarded_address: Any,
+        counted_as: str | None,
     ) -> bool:
         """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
-        client = Client(self.hub, self, transport, accepted, request.channel, identity)
-        self._clients.add(client)
-        if not client._upgrade(request.headers["sec-websocket-key"].encode(), early_data):
-            self.client_gone(client)
+        rights = granted if isinstance(granted, Grant) else None
+        identity = granted if rights is None else rights.identity
+        client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
+        client.rights = rights
+        client.subprotocol = subprotocol
+        client.forwarded_address = forwarded_address
+        self._clients[client] = counted_as
+        if not client._upgrade(encode_response(request.headers["sec-websocket-key"], subprotocol), early_data):
+            del self._clients[client]
+            self._check_empty()
             return False
         self.responses[101] += 1
+        if self._keepalive is not None:
+            self._keepalive.add(client)
         return True
+
+    def may_enter(self, channel: str, granted: Any) -> bool:
+        """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
+        is_limited = self.subscribe_path and isinstance(granted, Grant)
+        return not is_limited or granted.may_subscribe(channel) or granted.may_publish(channel)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
-        self._clients.discard(client)
+        if self._keepalive is not None:
+            self._keepalive.discard(client)
+        if client in self._clients:
+            self.admission.leave(self._clients.pop(client))
+            self._check_empty()
+
+    def _check_empty(self) -> None:
         if not self._clients:
             self._empty.set()
+
+    def stats(self) -> dict[str, Any]:
+        """Return the server's numbers: what there is now, and counters since it was made.
+
+        connections: clients and handshakes; handshakes: connections before their 101 or the end of their answer;
+        addresses: those that connections are counted by; responses: {status: how many}; refused: {limit or rule
+        that was broken: how many}. Those of the hub are in `hub.stats()`.
+        """
+        return {
+            "connections": len(self._clients) + len(self.doors),
+            "handshakes": len(self.doors),
+            "addresses": self.admission.addresses,
+            "responses": dict(self.responses),
+            "refused": dict(self.refused),
+        }
 
     # Plain HTTP on the same port.
 
     def respond(self, request: Request) -> tuple[HTTPStatus, str, bytes | str]:
-        """Answer a GET that is no handshake: the page, or how many listen, for people; 426 for the rest."""
+        """Answer a GET that is no handshake: the page for people, 426 for the rest. Neither tells anything."""
         if self._page is None:
             return HTTPStatus.UPGRADE_REQUIRED, "", "this is a WebSocket server"
         if request.path == "/favicon.ico":
             return HTTPStatus.NOT_FOUND, "", ""
-        if request.query == "listeners":
-            listeners = self.hub.count_subscribers(request.channel)
-            return HTTPStatus.OK, "application/json", json.dumps({"channel": request.channel, "listeners": listeners})
         return HTTPStatus.OK, "text/html; charset=utf-8", self._page
+
+    def tells_listeners(self, request: Request) -> bool:
+        """Whether a GET that is no handshake asks how many listen, which is for those only whom authorize lets in."""
+        return self._page is not None and request.query == "listeners"
+
+    def tell_listeners(self, request: Request) -> str:
+        """Return how many listen to the channel of the path, as JSON."""
+        listeners = self.hub.count_subscribers(request.channel)
+        return json.dumps({"channel": request.channel, "listeners": listeners})
 
 
 class serve:  # noqa: N801  (used like a function, as websockets.serve is)

@@ -23,7 +23,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-_logger = logging.getLogger("fastbcast")
+from .log import log_event
 
 RECORD_BYTES = 16 * 1024
 """The most that one TLS record holds (RFC 8446 section 5.1): what is encrypted at once, so that BIOs stay small."""
@@ -76,6 +76,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._on_failure = on_failure
         self._transport: asyncio.Transport
         self._is_open = False       # the handshake is done
+        self._is_ended = False      # close_notify was sent: nothing may follow
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._answer_bytes = 0      # that OpenSSL wrote by itself since the peer last read something
@@ -158,7 +159,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def _answer(self) -> None:
         """Send what OpenSSL wrote by itself: handshake, session tickets, key updates, alerts."""
         answer = self._outgoing.read()
-        if answer and not self._transport.is_closing():
+        if answer and not (self._is_ended or self._transport.is_closing()):
             self._answer_bytes += len(answer)
             if self._is_writing_paused and self._answer_bytes > MAX_ANSWER_BYTES:
                 self._on_failure()
@@ -169,7 +170,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def _fail(self, error: ssl.SSLError) -> None:
         if not self._transport.is_closing():
             self._on_failure()
-            _logger.debug("TLS with %s failed: %s", self.get_extra_info("peername"), error.reason or error)
+            log_event(logging.DEBUG, "tls_failed", reason=error.reason or str(error))
             self._answer()
             if error.reason == "HTTP_REQUEST":
                 self._transport.write(PLAIN_HTTP_ANSWER)
@@ -204,7 +205,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt `data` now; it is not kept. During the handshake it is dropped."""
-        if not self._is_open or self._transport.is_closing():
+        if not self._is_open or self._is_ended or self._transport.is_closing():
             return
         view = memoryview(data)
         records = []
@@ -217,16 +218,25 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         else:
             self._transport.write(records[0] if len(records) == 1 else b"".join(records))
 
+    def can_write_eof(self) -> bool:
+        """Whether one direction can be closed alone (RFC 8446 section 6.1)."""
+        return self._is_open
+
+    def write_eof(self) -> None:
+        """Send close_notify behind what waits, and go on reading."""
+        if not (self._is_ended or self._transport.is_closing()):
+            with contextlib.suppress(ssl.SSLError):     # it would like the peer's close_notify too, but need not
+                self._ssl.unwrap()
+            self._answer()
+            self._is_ended = True
+            self._transport.write_eof()
+
     def close(self) -> None:
         """Send close_notify behind what waits, then close; at once during the handshake."""
-        if self._transport.is_closing():
-            return
         if not self._is_open:
             self._transport.abort()
             return
-        with contextlib.suppress(ssl.SSLError):  # it would like the peer's close_notify, but need not (section 6.1)
-            self._ssl.unwrap()
-        self._answer()
+        self.write_eof()
         self._transport.close()
 
     def abort(self) -> None:

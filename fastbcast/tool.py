@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import click
 from picows import WSInvalidURL
@@ -29,10 +30,21 @@ MAX_QUEUED_LINES = 64
 """How far reading the input may be ahead of sending it."""
 
 
-async def publish_to(url: str, lines: Iterable[str]) -> int:
+def _connect(url: str, token: str | None) -> Any:
+    if token is None:
+        return connect(url, max_size=MAX_MESSAGE_BYTES)
+    return connect(
+        url,
+        max_size=MAX_MESSAGE_BYTES,
+        additional_headers={"Authorization": f"Bearer {token}"},
+        max_redirects=0,    # the token is for this server, and no other
+    )
+
+
+async def publish_to(url: str, lines: Iterable[str], token: str | None = None) -> int:
     """Send each line (without its newline) as a text message, then close."""
     try:
-        async with connect(url, max_size=MAX_MESSAGE_BYTES) as connection:
+        async with _connect(url, token) as connection:
             # A relay sends everything back: whoever does not read is a slow consumer.
             receiving = asyncio.create_task(_receive_until_closed(connection))
             sending = asyncio.create_task(_send(connection, lines))
@@ -92,11 +104,11 @@ async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
         raise line
 
 
-async def listen_to(url: str) -> int:
+async def listen_to(url: str, token: str | None = None) -> int:
     """Print each message and a newline until the server closes or nobody reads the output any more."""
     output = sys.stdout.buffer
     try:
-        async with connect(url, max_size=MAX_MESSAGE_BYTES) as connection:
+        async with _connect(url, token) as connection:
             while True:
                 message = await connection.recv()
                 try:
@@ -128,5 +140,7 @@ def _failed(url: str, error: Exception) -> int:
         what = "handshake refused"
     else:
         what = "cannot connect"
-    click.echo(f"fastbcast: {url}: {what}: {error}", err=True)
+    # Without the query, which may have a token; some errors say the URL, too.
+    shown = url.partition("?")[0]
+    click.echo(f"fastbcast: {shown}: {what}: {str(error).replace(url, shown)}", err=True)
     return 1

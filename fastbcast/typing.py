@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -20,9 +21,9 @@ class Disconnect(NamedTuple):
     `code` and `reason` are those of the CLOSE that came first (1005: it had none; 1006: there was none).
     `by` says who ended it: "client", "server", or "network" when the connection was lost.
     `cause` says why, one word per cause, the same as in `hub.stats()["disconnects"]`:
-    client, application, going_away, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
-    protocol_error, invalid_text, message_too_big, too_many_fragments, handler_error, internal_error,
-    aborted, send_failed, connection_lost.
+    client, application, going_away, keepalive, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
+    protocol_error, invalid_text, message_too_big, too_many_fragments, not_allowed, too_many_channels,
+    handler_error, internal_error, aborted, send_failed, connection_lost.
     """
 
     code: int
@@ -92,6 +93,22 @@ class Request(NamedTuple):
     """As `socket.getpeername()` gives it."""
     channel: str
     """The channel that the path names."""
+
+    @property
+    def token(self) -> str | None:
+        """What `Authorization: Bearer` carries, else `?token=`, for browsers, whose sockets have no headers of ours."""
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip(" ") or None
+        for field in self.query.split("&"):
+            name, _, value = field.partition("=")
+            if name == "token":
+                return unquote(value) or None
+        return None
+
+    def __repr__(self) -> str:
+        """Neither headers nor the query: they hold tokens and cookies, and a repr ends up in a log."""
+        return f"Request(path={self.path!r}, channel={self.channel!r}, remote_address={self.remote_address!r})"
 
 
 AuthorizeHook = Callable[[Request], Any]

@@ -15,11 +15,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from .log import log_event
+
 if TYPE_CHECKING:
     from ._client import Client
     from .hub import Channel
-
-_logger = logging.getLogger("fastbcast")
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 4
@@ -66,8 +66,8 @@ class Watch:
                     client._evict("stalled")
                 else:
                     behind.update(client._channels_behind())
-            except Exception:   # it is one client's: the others are looked at all the same
-                _logger.exception("a client that takes nothing could not be closed")
+            except Exception as error:   # it is one client's: the others are looked at all the same
+                log_event(logging.ERROR, "evict_failed", exception=error)
         for channel in behind:
             channel._judge()
         self._set_timer()

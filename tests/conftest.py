@@ -19,6 +19,8 @@ import trustme
 import uvloop
 from raw_client import RawClient
 
+import fastbcast.log
+
 # A build's folder (make asan) has no entry points; where there is one this changes nothing.
 pytest_plugins = ["pytest_fastbcast"]
 
@@ -52,6 +54,11 @@ def find_program(*names):
         if found := shutil.which(name):
             return found
     return missing(f"no {' or '.join(names)} on PATH")
+
+
+@pytest.fixture(autouse=True)
+def log_lines_are_not_limited_by_the_test_before():
+    fastbcast.log.rate_limit.clear()
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

@@ -1,5 +1,7 @@
 """Slow and obvious: what the compiled core must agree with."""
 
+import contextlib
+import itertools
 import os
 import struct
 from typing import NamedTuple
@@ -64,6 +66,99 @@ def parse_frames(data):
         frames.append(Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80), data[0] >> 4 & 7))
         data = data[start + length :]
     return frames, bytes(data)
+
+
+class Parser:
+    """A client's byte stream to events, kept whole and read again from its beginning for every question."""
+
+    def __init__(self, max_message_bytes, max_fragments):
+        self.max_message_bytes = max_message_bytes
+        self.max_fragments = max_fragments
+        self.data = b""
+        self.event_count = 0
+
+    def parse(self, data):
+        """What `data` adds to the events so far."""
+        self.data += data
+        events = self.all_events()
+        new, self.event_count = events[self.event_count :], len(events)
+        return new
+
+    def all_events(self):
+        events = []
+        message_opcode, message, fragments = 0, b"", 0
+        data = self.data
+        while len(data) >= 2:
+            fin, rsv, opcode = data[0] >> 7, data[0] >> 4 & 7, data[0] & 15
+            masked, length = data[1] >> 7, data[1] & 127
+            is_control = opcode >= 8
+            if (
+                rsv or not masked or opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+                or (is_control and (not fin or length > 125))
+                or (opcode == 0 and not message_opcode)
+                or (opcode in (TEXT, BINARY) and message_opcode)
+            ):
+                return [*events, ("failed", 1002)]
+            if opcode == 0 and fragments == self.max_fragments:
+                return [*events, ("failed", 1008)]
+            size = {126: 2, 127: 8}.get(length, 0)
+            if len(data) < 2 + size + 4:
+                break
+            if size:
+                length = int.from_bytes(data[2 : 2 + size], "big")
+                if length < (126 if size == 2 else 65536) or length >= 2**63:
+                    return [*events, ("failed", 1002)]
+            if not is_control and len(message) + length > self.max_message_bytes:
+                return [*events, ("failed", 1009)]
+            mask, rest = data[2 + size : 6 + size], data[6 + size :]
+            payload = bytes(byte ^ mask[i % 4] for i, byte in enumerate(rest[:length]))
+            is_whole = len(rest) >= length
+            if is_control:
+                if not is_whole:
+                    break
+                if opcode == CLOSE:
+                    return [*events, self.close_event(payload)]
+                events.append(("ping" if opcode == PING else "pong", payload))
+            else:
+                if opcode:
+                    message_opcode, fragments = opcode, 0
+                fragments += 1
+                message += payload
+                is_last = bool(fin) and is_whole
+                if message_opcode == TEXT and not is_utf8(message, is_last):
+                    return [*events, ("failed", 1007)]
+                if not is_whole:
+                    break
+                if is_last:
+                    events.append(("message", message.decode() if message_opcode == TEXT else message))
+                    message_opcode, message = 0, b""
+            data = rest[length:]
+        return events
+
+    @staticmethod
+    def close_event(payload):
+        if not payload:
+            return ("close", 1005, "")
+        code = int.from_bytes(payload[:2], "big")
+        if len(payload) == 1 or not (
+            code in (1000, 1001, 1002, 1003, *range(1007, 1015)) or 3000 <= code <= 4999
+        ):
+            return ("failed", 1002)
+        if not is_utf8(payload[2:], True):
+            return ("failed", 1007)
+        return ("close", code, payload[2:].decode())
+
+
+ENDINGS = [bytes(ending) for length in range(4) for ending in itertools.product((0x80, 0xBF), repeat=length)]
+
+
+def is_utf8(data, is_last):
+    """Whether `data` is text, or, unless it is the last of it, becomes text with one of the endings there are."""
+    for ending in [b""] if is_last else ENDINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            (data + ending).decode()
+            return True
+    return False
 
 
 def key_bytes(key):

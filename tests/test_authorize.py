@@ -126,7 +126,7 @@ def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_as
 
     run(scenario())
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR
+    assert (record.event, record.levelno) == ("authorize_failed", logging.ERROR)
     assert isinstance(record.exc_info[1], LookupError)
 
 
@@ -143,7 +143,7 @@ def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(ru
                 cancelled.set()
                 raise
 
-        async with serve(hub, handshake_seconds=0.05) as server:
+        async with serve(hub, authorize_seconds=0.05) as server:
             status, _, _ = await ask(server.port, handshake())
             assert status == 503
             await cancelled.wait()

@@ -110,6 +110,7 @@ def test_bad_input_closes_that_client_with_its_code_and_nobody_else(run, sent, e
                     await bad.send(client_frame(TEXT, b"late") + client_frame(PING, b"late"))
                     await bad.send_frame(CLOSE, got[-1].payload[:2])
                 assert await bad.read_to_end() == []
+                bad.close()
                 await until(lambda: ended)
                 publish()
 
@@ -205,3 +206,54 @@ def test_a_client_that_vanishes_in_a_frame_is_forgotten(run, cut, vanish, caplog
 
     run(scenario())
     assert caplog.records == []
+
+
+def test_a_client_that_goes_on_sending_after_its_error_gets_the_close_and_is_cut_off(run):
+    async def scenario():
+        hub = Hub(close_seconds=0.3)
+        ended = []
+        hub.on_disconnect(lambda client, disconnect: ended.append(disconnect))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(client_frame(3, b""))
+                with contextlib.suppress(ConnectionError):
+                    while not ended:    # a socket closed with unread input would be reset, and take the CLOSE with it
+                        await client.send(bytes(65536))
+                assert (await client.read_frames(1))[0].payload[:2] == (1002).to_bytes(2, "big")
+                assert [(end.code, end.by) for end in ended] == [(1002, "server")]
+
+    run(scenario())
+
+
+def test_what_came_before_an_error_in_the_same_read_is_handled(run):
+    async def scenario():
+        hub = Hub()
+        hub.on_message(lambda client, message: client.send(message))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(client_frame(TEXT, b"before") + client_frame(PING, b"p") + client_frame(3, b""))
+                frames = await client.read_to_end()
+                assert frames[:2] == [Frame(TEXT, b"before"), Frame(PONG, b"p")]
+                assert [frame.opcode for frame in frames[2:]] == [CLOSE]
+
+    run(scenario())
+
+
+def test_of_two_closes_in_one_read_the_first_is_answered(run):
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(client_frame(CLOSE, close_payload(1000)) + client_frame(CLOSE, close_payload(1001)))
+                assert await client.read_close() == (1000, "")
+
+    run(scenario())
+
+
+def test_text_fails_with_the_byte_that_is_wrong_not_at_the_end_of_the_frame(run):
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(client_frame(TEXT, b"\xce\xba\xf4\x90" + b"x" * 1000)[:-1000])
+                assert (await client.read_close())[0] == 1007
+
+    run(scenario())

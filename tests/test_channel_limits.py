@@ -41,8 +41,8 @@ def test_what_another_thread_publishes_to_a_channel_too_many_is_logged_and_the_r
             assert await raw.read_payloads(1) == [b"to a"]
         (record,) = caplog.records
         assert (record.name, record.levelname) == ("fastbcast", "ERROR")
-        assert "'b'" in record.message
-        assert "max_channels=1" in record.message
+        assert (record.event, record.channel) == ("queued_message_lost", "b")
+        assert "max_channels=1" in record.reason
 
     run(scenario())
 

@@ -147,16 +147,17 @@ def test_relay_sends_a_message_to_all_of_its_path_the_sender_included(serve_proc
         assert receive(sender) == "back"
 
 
-def test_without_relay_nothing_comes_back(serve_process):
+def test_without_relay_a_client_that_sends_is_closed_with_1008_and_the_others_stay(serve_process):
     server = serve_process()
     with connect(server.url) as client, connect(server.url) as other:
         client.send("hello")
-        client.ping().wait(seconds(20))
-        client.ping().wait(seconds(20))
-        assert server.stop()[0] == 0
-        for one in (client, other):
-            with pytest.raises(ConnectionClosedOK):
-                receive(one)
+        with pytest.raises(ConnectionClosed) as caught:
+            receive(client)
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1008, "publishing is not allowed")
+        other.ping().wait(seconds(20))
+        assert server.stop() == (0, "", "")
+        with pytest.raises(ConnectionClosedOK):
+            receive(other)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -371,8 +372,10 @@ def test_publish_says_when_the_server_closed_on_its_message(serve_process):
     assert_one_line(errors, "connection closed", "1009")
 
 
-def test_publish_to_a_server_without_relay_ends_with_0(serve_process):
-    assert fastbcast_command("publish", serve_process().url, "hello") == (0, "", "")
+def test_publish_to_a_server_without_relay_says_that_it_is_not_allowed(serve_process):
+    status, output, errors = fastbcast_command("publish", serve_process().url, "hello")
+    assert (status, output) == (1, "")
+    assert_one_line(errors, "connection closed", "1008", "publishing is not allowed")
 
 
 def test_an_interrupted_publish_ends_at_once_though_standard_input_is_open(serve_process, start):

@@ -1,8 +1,11 @@
 """The limits that `fastbcast serve` takes as options: each has its effect in a real process, or is refused."""
 
+import contextlib
+import socket
 import time
 
 import pytest
+from conftest import seconds
 from reference import CLOSE, parse_frames
 from test_cli import SilentClient, assert_one_line, fastbcast_command, listeners, poll_until, receive
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -131,6 +134,26 @@ def test_max_channels_refuses_a_path_that_would_make_one_more_with_503(serve_pro
         pass
 
 
+def test_what_a_channel_may_be_called_can_be_set(serve_process):
+    server = serve_process("--channel-name-pattern", "[a-z]+", "--max-channel-name-bytes", "3")
+    for path in ("abcd", "A", "a/b"):
+        with pytest.raises(InvalidStatus) as caught, connect(server.url + path):
+            pass
+        assert caught.value.response.status_code == 400
+    with connect(server.url + "abc"):
+        pass
+
+
+def test_max_inbound_messages_per_second_holds_back_who_sends_more(serve_process):
+    server = serve_process("--relay", "--max-inbound-messages-per-second", "10")
+    with connect(server.url) as talker:
+        began = time.monotonic()
+        for number in range(16):
+            talker.send(str(number))
+            assert receive(talker) == str(number)
+        assert time.monotonic() - began >= 0.4  # ten at once, one too many, the rest at their rate
+
+
 def test_max_messages_per_second_spreads_what_is_published_at_once(serve_process):
     server = serve_process("--relay", "--policy", "conflate", "--max-messages-per-second", "20")
     with connect(server.url) as talker:
@@ -139,6 +162,59 @@ def test_max_messages_per_second_spreads_what_is_published_at_once(serve_process
             talker.send(str(number))
         assert [receive(talker) for _ in range(7)] == [str(number) for number in range(7)]
         assert time.monotonic() - began >= 0.25  # six times a twentieth of a second lie between them
+
+
+def status_without_an_upgrade(server, **options):
+    """The HTTP status that a handshake is refused with."""
+    with pytest.raises(InvalidStatus) as caught:
+        connect(server.url, **options)
+    return caught.value.response.status_code
+
+
+def test_max_connections_refuses_one_more_with_503(serve_process):
+    server = serve_process("--max-connections", "1")
+    with connect(server.url):
+        assert status_without_an_upgrade(server) == 503
+
+
+def test_max_connections_per_address_counts_whom_a_trusted_proxy_names(serve_process):
+    server = serve_process("--max-connections-per-address", "1", "--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8")
+    headers = {"X-Forwarded-For": "203.0.113.7, 10.0.0.1"}
+    with connect(server.url, additional_headers=headers), connect(server.url):
+        assert status_without_an_upgrade(server, additional_headers=headers) == 429
+
+
+def test_max_handshakes_cuts_off_the_oldest_that_is_half_open(serve_process):
+    server = serve_process("--max-handshakes", "1")
+    with socket.create_connection(("127.0.0.1", server.port), seconds(20)) as half_open:
+        half_open.sendall(b"GET / HTTP/1.1\r\n")
+        with connect(server.url):
+            with contextlib.suppress(ConnectionError):
+                assert half_open.recv(1) == b""
+
+
+def test_handshake_seconds_and_max_head_bytes_bound_a_request(serve_process):
+    server = serve_process("--handshake-seconds", "0.05", "--max-head-bytes", "100")
+    for start, status in ((b"GET / HTTP/1.1\r\n", b"408"), (b"GET / HTTP/1.1\r\n" + b"x" * 100, b"431")):
+        with socket.create_connection(("127.0.0.1", server.port), seconds(20)) as half_open:
+            half_open.sendall(start)
+            assert half_open.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_only_pages_of_an_origin_that_was_named_may_connect(serve_process):
+    server = serve_process("--origin", "https://example.org", "--origin", "https://*.example.net")
+    for origin in (None, "https://example.org", "https://www.example.net"):
+        with connect(server.url, origin=origin):
+            pass
+    assert status_without_an_upgrade(server, origin="https://evil.example") == 403
+
+
+def test_the_first_subprotocol_that_a_client_offers_is_settled_on(serve_process):
+    server = serve_process("--subprotocol", "second", "--subprotocol", "first")
+    with connect(server.url, subprotocols=["first", "second"]) as client:
+        assert client.subprotocol == "second"
+    with connect(server.url, subprotocols=["other"]) as client:
+        assert client.subprotocol is None
 
 
 @pytest.mark.parametrize(
@@ -163,6 +239,19 @@ def test_max_messages_per_second_spreads_what_is_published_at_once(serve_process
         ("--max-log-bytes", str(2**70)),
         ("--max-pinned-bytes", "many"),
         ("--max-channels", "0"),
+        ("--max-channel-name-bytes", "0"),
+        ("--channel-name-pattern", "[a-"),
+        ("--max-inbound-messages-per-second", "-1"),
+        ("--max-inbound-messages-per-second", "nan"),
+        ("--max-connections", "0"),
+        ("--max-connections-per-address", "x"),
+        ("--max-handshakes", "0"),
+        ("--handshake-seconds", "0"),
+        ("--max-head-bytes", "0"),
+        ("--origin", "https://example.org/"),
+        ("--subprotocol", "a b"),
+        ("--forwarded-allow-ips", "localhost"),
+        ("--forwarded-allow-ips", "127.0.0.1, 10.0.0.1"),
         ("--send-buffer-bytes", "-1"),
         ("--send-buffer-bytes", str(2**31)),
         ("--notsent-lowat-bytes", "x"),

@@ -49,6 +49,7 @@ def test_the_accept_header_is_what_rfc_6455_computes_for_its_own_example(run):
         pytest.param(handshake("/prices", Content_Length="0"), id="an empty body"),
         pytest.param(handshake("/prices", Sec_WebSocket_Extensions="permessage-deflate"), id="extension offered"),
         pytest.param(handshake("/prices", Sec_WebSocket_Protocol="chat"), id="subprotocol offered"),
+        pytest.param(handshake("/prices", Origin="https://anywhere.example"), id="origin"),
         pytest.param(handshake("/prices", Cookie="x" * 8000), id="long head below the limit"),
         pytest.param(handshake("/prices?token=abc"), id="query"),
         pytest.param(handshake("/prices/"), id="slash at the end"),
@@ -117,7 +118,7 @@ def test_frames_sent_together_with_the_handshake_are_not_lost(run, is_async):
 def test_the_websockets_library_talks_to_it(run):
     async def scenario():
         hub = Hub()
-        hub.on_message(lambda client, message: hub.publish(client.channel, message))
+        hub.on_message(hub.relay)
         async with serve(hub) as server:
             async with websockets.connect(f"ws://127.0.0.1:{server.port}/prices") as client:
                 for message in ("text ü", b"\x00binary", "", b"", "x" * 200, b"y" * 70_000):
@@ -126,6 +127,87 @@ def test_the_websockets_library_talks_to_it(run):
                 await client.send(["in ", "frag", "ments"])
                 assert await client.recv() == "in fragments"
                 await (await client.ping(b"alive"))
+
+    run(scenario())
+
+
+# The subprotocol.
+
+
+async def settled_on(port, **headers):
+    """What the response says of the subprotocol."""
+    with closing(await RawClient.connect_tcp(port)) as client:
+        request = handshake("/prices", **headers)
+        await client.send(request)
+        status, *lines = (await client.read_head()).split("\r\n")
+        assert status.startswith("HTTP/1.1 101 ")
+        return [line.partition(": ")[2] for line in lines if line.lower().startswith("sec-websocket-protocol:")]
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        (None, []),
+        ("chat", ["chat"]),
+        ("chat, superchat", ["superchat"]),
+        ("superchat,chat", ["superchat"]),
+        ("other", []),
+        ("CHAT", []),
+        (" other ,\tchat ", ["chat"]),
+        ("other, , chat,", ["chat"]),
+        ("other\r\nSec-WebSocket-Protocol: chat", ["chat"]),
+    ],
+)
+def test_the_server_takes_the_first_of_its_subprotocols_that_the_client_offers(run, offered, expected):
+    async def scenario():
+        hub = Hub()
+        connected = []
+        hub.on_connect(connected.append)
+        async with serve(hub, subprotocols=["superchat", "chat"]) as server:
+            assert await settled_on(server.port, Sec_WebSocket_Protocol=offered) == expected
+            await until(lambda: connected)
+            assert connected[0].subprotocol == (expected[0] if expected else None)
+
+    run(scenario())
+
+
+def test_the_websockets_library_agrees_on_a_subprotocol(run):
+    async def scenario():
+        async with serve(Hub(), subprotocols=["chat"]) as server:
+            url = f"ws://127.0.0.1:{server.port}/prices"
+            async with websockets.connect(url, subprotocols=["other", "chat"]) as client:
+                assert client.subprotocol == "chat"
+
+    run(scenario())
+
+
+# The origin.
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_allowed"),
+    [
+        (None, True),
+        ("https://example.org", True),
+        ("HTTPS://Example.ORG", True),
+        ("https://a.example.net:8443", True),
+        ("http://example.org", False),
+        ("https://example.org.evil.example", False),
+        ("https://evil.example", False),
+        ("null", False),
+        ("https://example.org, https://evil.example", False),
+        ("https://evil.example\r\nOrigin: https://example.org", False),
+        ("", False),
+    ],
+)
+def test_a_page_of_another_origin_is_refused_with_403(run, origin, is_allowed):
+    async def scenario():
+        async with serve(Hub(), origins=["https://example.org", "https://*.example.net:8443"]) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake(Origin=origin))
+                status = (await client.read_head()).split()[1]
+                assert status == ("101" if is_allowed else "403")
+                assert server.stats()["refused"] == ({} if is_allowed else {"origins": 1})
 
     run(scenario())
 
@@ -155,7 +237,19 @@ def test_the_websockets_library_talks_to_it(run):
         pytest.param(handshake("/a%00b"), 400, id="path with a control character"),
         pytest.param(handshake("/" + "x" * 256), 400, id="channel name too long"),
         pytest.param(handshake("/" + "%C3%BC" * 128), 400, id="channel name too long in bytes"),
+        pytest.param(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==, x"), 400, id="two keys"),
+        pytest.param(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==\n"), 400, id="key with a bare line feed"),
+        pytest.param(handshake(Host=None), 400, id="no host"),
+        pytest.param(handshake(Sec_WebSocket_Protocol="a b"), 400, id="subprotocol with a blank"),
+        pytest.param(handshake(Sec_WebSocket_Protocol="chat, (x)"), 400, id="subprotocol that is no token"),
+        pytest.param(handshake(Sec_WebSocket_Protocol="ü"), 400, id="subprotocol that is not ASCII"),
+        pytest.param(handshake(Sec_WebSocket_Protocol=""), 400, id="empty list of subprotocols"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 405, id="HTTP 2"),
         pytest.param(handshake().replace(b"GET", b"POST"), 405, id="POST with upgrade"),
+        pytest.param(get("*", method="OPTIONS"), 405, id="OPTIONS *"),
+        pytest.param(get("example.org:443", method="CONNECT"), 405, id="CONNECT"),
+        pytest.param(get(method="PUT", Content_Length="3") + b"abc", 405, id="PUT"),
+        pytest.param(get(method="TRACE"), 405, id="TRACE"),
         pytest.param(get(method="POST", Content_Length="0"), 405, id="POST"),
         pytest.param(get(method="DELETE"), 405, id="DELETE"),
         pytest.param(handshake(Sec_WebSocket_Version="8"), 426, id="old version"),

@@ -1,13 +1,16 @@
-"""Plain HTTP on the same port: the page, HEAD, and `?listeners`."""
+"""Plain HTTP on the same port: the page, HEAD, `?listeners`, and that every answer arrives."""
 
+import asyncio
 import json
+import socket
 from contextlib import closing
 
 import pytest
 from raw_client import RawClient, answer_of, ask, get, handshake
-from support import subscribed
+from support import subscribed, until
 
-from fastbcast import Hub, serve
+from fastbcast import Hub, Reject, serve
+from fastbcast.door import LINGER_BYTES
 
 
 def test_with_the_page_on_a_browser_gets_html(run):
@@ -92,5 +95,101 @@ def test_a_request_pipelined_behind_an_answered_one_is_ignored(run):
                 _, headers, body = await answer_of(client)
                 assert len(body) == int(headers["content-length"])
                 assert hub.stats()["clients"] == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_listeners_are_told_only_to_whom_authorize_lets_in(run, is_async, method):
+    async def scenario():
+        hub = Hub()
+
+        def decide(request):
+            assert request.channel == "prices"
+            if request.headers.get("authorization") != "Bearer letmein":
+                raise Reject(401)
+
+        async def decide_later(request):
+            await asyncio.sleep(0)
+            decide(request)
+
+        hub.authorize(decide_later if is_async else decide)
+        async with serve(hub, page=True) as server:
+            question = get("/prices?listeners", method)
+            status, headers, body = await ask(server.port, question)
+            assert status == 401
+            assert headers["www-authenticate"] == "Bearer"
+            assert b"listeners" not in body
+            status, _, body = await ask(
+                server.port, get("/prices?listeners", method, Authorization="Bearer letmein")
+            )
+            assert status == 200
+            assert (b"listeners" in body) == (method == "GET")
+            assert (await ask(server.port, get("/prices")))[0] == 200  # the page tells nothing
+            assert server.stats()["refused"] == {"authorize": 1}
+
+    run(scenario())
+
+
+# An answer is not lost to a reset, which unread input at the time of the close would cause.
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+def test_an_answer_arrives_though_a_body_is_still_being_sent(run, method):
+    async def scenario():
+        async with serve(Hub()) as server:
+            body = bytes(LINGER_BYTES // 2)
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(get(method=method, Content_Length=len(body)))
+                while not client.data:
+                    await client.receive()
+                await client.send(body)
+                status, headers, _ = await answer_of(client)
+                assert status == (426 if method == "HEAD" else 405)
+                assert headers["connection"].startswith("close")
+                client.sock.shutdown(socket.SHUT_WR)  # would raise on a socket that was reset
+                await until(lambda: not server.doors)
+
+    run(scenario())
+
+
+def test_an_answered_client_that_goes_on_sending_is_cut_off(run, monkeypatch):
+    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 60)
+
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(get(method="POST", Content_Length=2**40))
+                assert (await answer_of(client))[0] == 405
+                with pytest.raises(ConnectionError):
+                    while True:
+                        await client.send(bytes(65536))
+                await until(lambda: not server.doors)
+
+    run(scenario())
+
+
+def test_an_answered_client_that_does_not_close_is_cut_off(run, monkeypatch):
+    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 0.05)
+
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(get())
+                assert (await answer_of(client))[0] == 426
+                await until(lambda: not server.doors)
+
+    run(scenario())
+
+
+def test_a_client_that_sends_fin_with_its_request_has_its_answer(run):
+    async def scenario():
+        async with serve(Hub(), page=True) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(get())
+                client.sock.shutdown(socket.SHUT_WR)
+                status, headers, body = await answer_of(client)
+                assert (status, len(body)) == (200, int(headers["content-length"]))
 
     run(scenario())

@@ -245,8 +245,8 @@ def test_the_command_takes_the_sockets_of_systemd(start, path):
     with listening_socket() as listener, listening_socket(socket.AF_UNIX, path) as other:
         port = listener.getsockname()[1]
         script = (
-            f"import os, sys\nos.dup2({listener.fileno()}, 13), os.dup2({other.fileno()}, 14)\n"
-            "os.dup2(13, 3), os.dup2(14, 4)\nos.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()))\n"
+            f"import os, sys\nos.dup2({listener.fileno()}, 103), os.dup2({other.fileno()}, 104)\n"
+            "os.dup2(103, 3), os.dup2(104, 4)\nos.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()))\n"
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
         )
         process = start(

@@ -364,7 +364,7 @@ def test_a_flood_of_tiny_frames_is_handled_in_portions(run):
         hub = fastbcast.Hub()
         async with serving(hub) as server:
             flooder = await RawClient.connect(server.port, "/x")
-            await flooder.send_frame(BINARY, b"b" * 900 * KIB)  # picows' buffer has grown now
+            await flooder.send_frame(BINARY, b"b" * 900 * KIB)
             count = 100_000
             flood = asyncio.ensure_future(flooder.send(encode_frame(TEXT, b"", mask=b"mask") * count))
             largest = before = 0

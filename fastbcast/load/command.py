@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ..own_token import token_option
+
 if TYPE_CHECKING:
     from .plan import Plan
 
@@ -124,6 +126,7 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--expect-prefix", metavar="TEXT", help="... and check that each message begins with this.")
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", callback=_header,
               help="A header of each handshake. May be repeated.")
+@token_option
 @click.option("--server-pid", "server_pids", multiple=True, type=click.IntRange(1),
               help="Measure this process and its children, too. May be repeated.")
 @click.option("--cores", metavar="LIST", callback=_cores, help="Processors for the processes of the load: 1 or 1,2.")
@@ -188,13 +191,15 @@ def parse_plan(arguments: list[str]) -> Plan:
         return _make_plan(**{name: value for name, value in context.params.items() if name not in _NOT_OF_A_PLAN})
 
 
-def _make_plan(*, listen: bool, expect_prefix: str | None, **options: Any) -> Plan:
+def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **options: Any) -> Plan:
     from .plan import Plan
 
     if listen or expect_prefix is not None:
         options["expect_prefix"] = os.fsencode(expect_prefix or "")
     options["publishers"] = options["publishers"] or 0
     options["source_addresses"] = options["source_addresses"] or ()
+    if token is not None:
+        options["headers"] += (("Authorization", f"Bearer {token}"),)
     return Plan(**options)
 
 

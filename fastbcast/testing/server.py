@@ -66,7 +66,7 @@ class BroadcastServer:
         if channel_settings:
             self.hub.configure("*", **channel_settings)
         if relay:
-            self.hub.on_message(lambda client, message: self.hub.publish(client.channel, message))
+            self.hub.on_message(self.hub.relay)
         self.server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()

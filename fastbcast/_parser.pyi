@@ -1,0 +1,18 @@
+from typing import TypeAlias
+
+from typing_extensions import Buffer, Self, disjoint_base
+
+_Event: TypeAlias = tuple[str | bytes | int, ...]
+
+@disjoint_base
+class ReadBuffer:
+    def __new__(cls) -> Self: ...
+    @property
+    def large(self) -> memoryview: ...
+    @property
+    def small(self) -> memoryview: ...
+
+@disjoint_base
+class Parser:
+    def __new__(cls, max_message_bytes: int, max_fragments: int) -> Self: ...
+    def parse(self, data: Buffer) -> list[_Event]: ...

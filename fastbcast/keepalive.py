@@ -1,0 +1,87 @@
+"""Keepalive: a ping to who has been silent, and the end of who stays silent (RFC 6455 section 5.5.2).
+
+    one timer --tick--> the wheel's next bucket: each client in it is asked how long it has been silent
+                            ^                        |  heard of since:  look again when it may be due
+                            `---- another bucket ----'  silent:          one ping, and pong_seconds to send anything
+                                                        still silent:    CLOSE 1011
+
+Invariants
+
+1. A client is in one bucket from its 101 to its end, and is looked at once or twice in `ping_seconds`, whatever it
+   sends and however many there are: no task and no timer of its own.
+2. Any byte that is received is a sign of life. A client whose socket is full is not pinged: `stall_seconds` is for it.
+3. The times are spread, so that clients that came together are not pinged together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+_logger = logging.getLogger("fastbcast")
+
+MAX_TICK_SECONDS = 1.0
+TICKS_PER_LIMIT = 8
+"""A limit of time is seen at most an eighth of it late."""
+JITTER = 0.2
+"""How much of `ping_seconds` may be taken off, at random."""
+
+
+class Keepalive:
+    """The silent clients of one server."""
+
+    def __init__(self, ping_seconds: float, pong_seconds: float) -> None:
+        self._ping_seconds = ping_seconds
+        self._pong_seconds = pong_seconds
+        self._tick_seconds = min(MAX_TICK_SECONDS, ping_seconds / TICKS_PER_LIMIT, pong_seconds / TICKS_PER_LIMIT)
+        bucket_count = math.ceil(ping_seconds / self._tick_seconds) + 2
+        self._buckets: list[set[Client]] = [set() for _ in range(bucket_count)]
+        self._position = 0
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, client: Client) -> None:
+        """Look after `client` from now on."""
+        self._count += 1
+        self._look_again(client, self._choose_ping_seconds())
+        self._set_timer()
+
+    def discard(self, client: Client) -> None:
+        """Its connection is gone."""
+        if client._bucket is not None:
+            client._bucket.discard(client)
+            client._bucket = None
+            self._count -= 1
+
+    def _choose_ping_seconds(self) -> float:
+        return self._ping_seconds * (1 - JITTER * random.random())
+
+    def _look_again(self, client: Client, seconds: float) -> None:
+        ticks = max(1, math.ceil(seconds / self._tick_seconds))
+        client._bucket = self._buckets[(self._position + ticks) % len(self._buckets)]
+        client._bucket.add(client)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._position = (self._position + 1) % len(self._buckets)
+        bucket = self._buckets[self._position]
+        while bucket:
+            client = bucket.pop()
+            try:
+                seconds = client._keep_alive(self._choose_ping_seconds(), self._pong_seconds)
+            except Exception:   # it is one client's: the others are looked at all the same
+                _logger.exception("a silent client could not be pinged or closed")
+                seconds = self._ping_seconds
+            if client._bucket is not None:  # it has not ended meanwhile
+                self._look_again(client, seconds)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._count:
+            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)

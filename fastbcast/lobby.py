@@ -1,0 +1,60 @@
+"""All connections before their 101: each waits for one thing, for a limited time, and there is a limit of them.
+
+    reading     for the rest of the request's head      handshake_seconds, then 408
+    deciding    for an async authorize hook             authorize_seconds, then 503
+    lingering   for the peer to read its refusal        LINGER_SECONDS, then it is cut off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from operator import methodcaller
+from typing import TYPE_CHECKING
+
+from .deadlines import Deadlines
+from .options import ServerOptions
+
+if TYPE_CHECKING:
+    from .door import Door
+
+__all__ = ["Lobby"]
+
+LINGER_SECONDS = 2.0
+"""How long an answered connection may take to read its answer and close. Precedent: nginx' lingering_timeout is 5 s."""
+
+
+class Lobby:
+    """The Doors of a server; each is in exactly one of its three queues."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._max_doors = options.max_handshakes
+        self.reading: Deadlines[Door] = Deadlines(options.handshake_seconds, methodcaller("refuse_slow_head"))
+        self.deciding: Deadlines[Door] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
+        self.lingering: Deadlines[Door] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
+
+    def __len__(self) -> int:
+        return len(self.reading) + len(self.deciding) + len(self.lingering)
+
+    def __iter__(self) -> Iterator[Door]:
+        return chain(self.reading, self.deciding, self.lingering)
+
+    def make_room(self) -> bool:
+        """Make room for one more Door. False if all there are wait for the hook: it is the server that is slow.
+
+        Who has its answer goes first, then who has been sending a head for the longest: a flood of half-open
+        connections cuts off itself, and not those who say what they want at once.
+        """
+        while len(self) >= self._max_doors:
+            door = next(chain(self.lingering, self.reading), None)
+            if door is None:
+                return False
+            door.cut_off()
+        return True
+
+    def close(self) -> None:
+        """Cut them all off."""
+        for door in list(self):
+            door.abort()
+        for queue in (self.reading, self.deciding, self.lingering):
+            queue.close()

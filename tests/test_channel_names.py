@@ -1,0 +1,100 @@
+"""Which names channels may have: what the application asks for raises, what a client's path asks for gets 400."""
+
+from contextlib import closing
+from urllib.parse import quote
+
+import pytest
+from raw_client import RawClient, ask, handshake, serving
+from support import connections
+
+from fastbcast import Hub, InvalidChannelName
+
+GOOD = ["prices", "a/b", "grüße %", "日本語", "a b", "x" * 255, "ü" * 127, "/", "%2F"]
+BAD = ["", "a\nb", "a\x00", "tab\t", "\x7f", "\u200b", "\u2028", "\ud800", "a?b", "a#b", "x" * 256, "ü" * 128]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_printable_name_within_the_limit_is_taken(name):
+    hub = Hub()
+    assert hub.channel(name).name == name
+    assert hub.publish(name, "x") == 1
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_another_name_raises_and_makes_no_channel(name):
+    hub = Hub()
+    for ask_for in (hub.channel, lambda name: hub.publish(name, "x")):
+        with pytest.raises(InvalidChannelName) as caught:
+            ask_for(name)
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.name == name
+        assert caught.value.reason in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400
+    assert hub.channels() == []
+    assert hub.stats()["refused"] == {"channel_name": 2}
+
+
+def test_another_thread_is_told_at_once():
+    hub = Hub()
+    with pytest.raises(InvalidChannelName):
+        hub.publish_threadsafe("a\nb", "x")
+
+
+@pytest.mark.parametrize("name", ["a\x01", "a?b", "x" * 256])
+def test_a_path_that_no_channel_may_be_called_is_answered_with_400(run, name):
+    async def scenario():
+        hub = Hub()
+        async with serving(hub) as server:
+            status, _, body = await ask(server.port, handshake("/" + quote(name)))
+            assert status == 400
+            assert body.startswith(b"not a channel's name: ")
+            assert name.encode() not in body
+            assert hub.stats()["refused"] == {"channel_name": 1}
+            assert hub.channels() == []
+
+    run(scenario())
+
+
+def test_a_client_is_not_subscribed_to_a_name_that_cannot_be(run):
+    async def scenario():
+        hub = Hub()
+        async with connections(hub, "/a") as (_, client):
+            with pytest.raises(InvalidChannelName):
+                client.subscribe("a\nb")
+            assert client.channels == ("a",)
+
+    run(scenario())
+
+
+def test_length_and_alphabet_may_be_set(run):
+    async def scenario():
+        hub = Hub(max_channel_name_bytes=4, channel_name_pattern="[a-z]+")
+        for name in ("A", "a1", "a/b", "abcde", "abc\n", "a?"):
+            with pytest.raises(InvalidChannelName):
+                hub.channel(name)
+        hub.channel("abcd")
+        async with serving(hub) as server:
+            assert (await ask(server.port, handshake("/Abc")))[0] == 400
+            with closing(await RawClient.connect(server.port, "/abc")):
+                pass
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"channel_name_pattern": "[a-"}, ValueError),
+        ({"channel_name_pattern": None}, TypeError),
+        ({"channel_name_pattern": b"a"}, TypeError),
+        ({"max_channel_name_bytes": 0}, ValueError),
+        ({"max_subscriptions": 0}, ValueError),
+        ({"max_inbound_messages_per_second": -1}, ValueError),
+        ({"max_inbound_messages_per_second": float("nan")}, ValueError),
+        ({"max_inbound_messages_per_second": "10"}, TypeError),
+    ],
+)
+def test_a_bad_limit_raises_at_once(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        Hub(**options)

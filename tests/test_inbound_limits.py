@@ -1,0 +1,274 @@
+"""Limits of one client: the messages it may send in a second, and the channels it may be subscribed to."""
+
+import asyncio
+import socket
+
+import pytest
+from reference import CLOSE, PING, PONG, TEXT, Frame, client_frame, close_payload
+from support import connections, raw_connections, say_goodbye, until
+
+from fastbcast import Hub, TooManySubscriptions, throttle
+from fastbcast.throttle import Throttle
+
+# max_subscriptions.
+
+
+def test_a_subscription_too_many_raises_and_one_that_ends_makes_room(run):
+    async def scenario():
+        hub = Hub(max_subscriptions=2)
+        async with connections(hub, "/a", "/a") as [(raw, client), (_, other)]:
+            assert client.subscribe("b")
+            assert client.subscribe("a")  # it is already
+            with pytest.raises(TooManySubscriptions) as caught:
+                client.subscribe("c")
+            assert (caught.value.channel, caught.value.max_subscriptions) == ("c", 2)
+            assert str(caught.value) == "not subscribed to 'c': the client has max_subscriptions=2 already"
+            assert {channel.name for channel in hub.channels()} == {"a", "b"}  # none was made for it
+            assert hub.stats()["refused"] == {"max_subscriptions": 1}
+            assert other.subscribe("c")
+            assert client.unsubscribe("a")
+            assert client.subscribe("c")
+            hub.publish("c", "here")
+            assert await raw.read_payloads(1) == [b"here"]
+
+    run(scenario())
+
+
+# max_inbound_messages_per_second. The clock is the test's.
+
+
+class Clock:
+    """Stands for the time: `at(seconds)` sets it, and runs the timers that are due."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1_000_000.3
+        self.timers = []
+        monkeypatch.setattr(throttle, "monotonic", lambda: self.now)
+        monkeypatch.setattr(throttle.asyncio, "get_running_loop", lambda: self)
+
+    def call_later(self, seconds, callback, *arguments):
+        timer = Timer(self.now + seconds, callback, arguments)
+        self.timers.append(timer)
+        return timer
+
+    def at(self, seconds):
+        self.now = 1_000_000.3 + seconds
+        for timer in [timer for timer in self.timers if timer.when <= self.now and not timer.is_cancelled]:
+            self.timers.remove(timer)
+            timer.callback(*timer.arguments)
+
+
+class Timer:
+    def __init__(self, when, callback, arguments):
+        self.when = when
+        self.callback = callback
+        self.arguments = arguments
+        self.is_cancelled = False
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+class Reader:
+    """Stands for a client: says whether it is read from."""
+
+    def __init__(self):
+        self.is_reading = True
+
+    def _pause_reading(self):
+        assert self.is_reading
+        self.is_reading = False
+
+    def resume(self):
+        assert not self.is_reading
+        self.is_reading = True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def count(throttle_, reader, messages):
+    for _ in range(messages):
+        throttle_.count(reader)
+
+
+@pytest.mark.parametrize("rate", [1, 3, 10, 1000, 0.7 * 1000])
+def test_a_second_s_worth_may_come_at_once_and_one_more_pauses(clock, rate):
+    limit, reader = Throttle(rate, Reader.resume), Reader()
+    for round_ in range(3):
+        clock.at(10 * round_)
+        count(limit, reader, int(rate))
+        assert reader.is_reading
+        assert clock.timers == []
+    count(limit, reader, 1)
+    assert not reader.is_reading
+    assert limit.pauses == 1
+
+
+def test_a_client_within_its_rate_is_never_paused(clock):
+    limit, reader = Throttle(10, Reader.resume), Reader()
+    for tenth in range(1000):
+        clock.at(tenth / 10)
+        count(limit, reader, 1)
+    assert (reader.is_reading, limit.pauses, clock.timers) == (True, 0, [])
+
+
+def test_reading_goes_on_as_soon_as_there_is_room_for_one_message(clock):
+    limit, reader = Throttle(10, Reader.resume), Reader()
+    count(limit, reader, 11)
+    (timer,) = clock.timers
+    assert timer.when - clock.now == pytest.approx(0.2)
+    clock.at(0.19)
+    assert not reader.is_reading
+    clock.at(0.21)
+    assert reader.is_reading
+    count(limit, reader, 1)
+    assert reader.is_reading
+    count(limit, reader, 1)
+    assert not reader.is_reading
+    assert limit.pauses == 2
+
+
+def test_what_one_read_had_brought_makes_the_pause_longer(clock):
+    limit, reader = Throttle(10, Reader.resume), Reader()
+    count(limit, reader, 110)
+    assert (limit.pauses, len(clock.timers)) == (1, 1)  # one for all
+    clock.at(10.0)
+    assert not reader.is_reading
+    clock.at(10.2)
+    assert reader.is_reading
+
+
+@pytest.mark.parametrize("rate", [0.5, 1e-12])
+def test_a_rate_below_one_a_second_lets_one_message_through(clock, rate):
+    limit, reader = Throttle(rate, Reader.resume), Reader()
+    count(limit, reader, 1)
+    assert reader.is_reading
+    count(limit, reader, 1)
+    assert not reader.is_reading
+    clock.at(3.9)
+    assert not reader.is_reading
+    clock.at(4.1)
+    assert reader.is_reading == (rate == 0.5)
+
+
+def test_buckets_are_apart_and_forgotten(clock):
+    limit, reader, other = Throttle(1, Reader.resume), Reader(), Reader()
+    count(limit, reader, 5)
+    count(limit, other, 1)
+    assert other.is_reading
+    assert limit.is_holding(reader)
+    assert not limit.is_holding(other)
+    limit.forget(reader)
+    limit.forget(other)
+    assert limit._full_at == limit._timers == {}
+    assert clock.timers[0].is_cancelled
+
+
+def send_at_once(raw):
+    """Not 40 ms later, when the server acknowledges what was sent before."""
+    raw.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def pass_time(raw):
+    """Round trips of another client: what was sent before, and is read at all, has been read then."""
+    for _ in range(5):
+        await raw.send_frame(PING)
+        assert await raw.read_frames(1) == [Frame(PONG, b"")]
+
+
+def test_a_client_over_its_rate_is_held_back_and_nothing_is_lost(run, monkeypatch):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=200)
+        received = []
+        hub.on_message(lambda client, message: received.append(int(message)))
+        limit, now = hub.handlers.throttle, [0.0]
+        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
+        async with raw_connections(hub, "/", "/") as [busy, calm]:
+            send_at_once(busy)
+            for number in range(201):   # each in a read of its own
+                await busy.send_frame(TEXT, b"%d" % number)
+                await until(lambda number=number: len(received) > number)
+            assert hub.stats()["inbound_pauses"] == 1
+            await busy.send_frame(TEXT, b"-1")
+            await calm.send_frame(TEXT, b"201")
+            await until(lambda: len(received) > 201)
+            await pass_time(calm)
+            assert received == list(range(202))
+            now[0] += 1
+            await until(lambda: received[-1] == -1)
+            assert hub.stats()["inbound_pauses"] == 1
+            for raw in (busy, calm):
+                assert await say_goodbye(raw) == (1000, "")
+            await until(lambda: hub.stats()["clients"] == 0)
+            assert limit._full_at == limit._timers == {}
+
+    run(scenario())
+
+
+def test_a_client_that_is_held_back_is_served_and_can_be_closed_by_the_server(run):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=0.01)
+        async with connections(hub, "/") as (raw, client):
+            await raw.send(client_frame(TEXT, b"one") + client_frame(TEXT, b"two"))
+            await until(lambda: hub.stats()["inbound_pauses"] == 1)
+            await raw.send_frame(PING, b"not read")
+            hub.publish("default", "hello")
+            assert await raw.read_payloads(1) == [b"hello"]
+            client.close(4000)
+            await raw.send_frame(CLOSE, close_payload(4000))
+            assert await raw.read_close() == (4000, "")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("first", ["inbox", "rate"])
+def test_reading_goes_on_only_when_neither_inbox_nor_rate_is_against_it(run, first, monkeypatch):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=1, max_inbox_messages=1)
+        go_on, handled = asyncio.Event(), []
+        limit = hub.handlers.throttle
+        now = [0.0]
+        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
+
+        @hub.on_message
+        async def work(client, message):
+            await go_on.wait()
+            handled.append(message)
+
+        def end_rate():
+            (timer,) = limit._timers.values()
+            timer.cancel()
+            now[0] += 10
+            limit._look(client)
+            assert not limit.is_holding(client)
+
+        async def end_inbox():
+            go_on.set()
+            await until(lambda: client._inbox is None)
+
+        async def is_read_from():
+            before = hub.stats()["received_messages"]
+            await raw.send_frame(TEXT, b"probe")
+            await pass_time(other)
+            return hub.stats()["received_messages"] > before
+
+        async with connections(hub, "/", "/") as [(raw, client), (other, _)]:
+            send_at_once(raw)
+            await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2") + client_frame(TEXT, b"3"))
+            await until(lambda: limit.is_holding(client))
+            assert len(client._inbox.events) == 2
+            if first == "inbox":
+                await end_inbox()
+                assert handled == ["1", "2", "3"]
+                assert not await is_read_from()
+                end_rate()
+            else:
+                end_rate()
+                assert not await is_read_from()
+                await end_inbox()
+            await until(lambda: hub.stats()["received_messages"] == 4)
+
+    run(scenario())

@@ -253,7 +253,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if silent_seconds < ping_seconds:
             self.pinged_ns = 0
             return ping_seconds - silent_seconds
-        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+        # Other clocks run for who does not read, and for who is closing; whom we do not read cannot be heard.
+        if self.wire.socket.state != WRITABLE or self.is_reading_paused:
             self.pinged_ns = 0
             return ping_seconds
         if self.pinged_ns <= self.received_ns:
@@ -370,6 +371,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def _read_on(self):
         if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.resume_reading()
+
+    def data_received(self, data):
+        """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
 
     def eof_received(self):
         """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.

@@ -51,6 +51,7 @@ class Server:
         self.subscribe_path = options.subscribe_path    # read for every client
         self.origins = Origins(options.origins)
         self.proxies = TrustedProxies(options.forwarded_allow_ips)
+        self.has_proxies = bool(options.forwarded_allow_ips)
         self.admission = Admission(options)
         self.is_closing = False
         self.doors = Lobby(options)
@@ -123,7 +124,7 @@ class Server:
 
     # A connection's way in.
 
-    def _connect(self, accepted: socket.socket) -> None:
+    def _connect(self, accepted: socket.socket, address: Any) -> None:
         try:
             if self.options.notsent_lowat_bytes:
                 accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.options.notsent_lowat_bytes)
@@ -133,7 +134,7 @@ class Server:
             accepted.close()
             return
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(lambda: Door(self, accepted), accepted))
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Door(self, accepted, address), accepted))
         self._connecting.add(task)
         task.add_done_callback(self._connected)
 

@@ -339,6 +339,41 @@ def channels(channels: int = 100_000, connections: int = 10, size: int = 128) ->
     ]
 
 
+HANDSHAKE_US = Column("CPU us/handshake", figure("cpu_us"), 1, has_spread=True, short="CPU us")
+
+
+def handshakes(batch: int = 3000, window: int = 64, seconds: float = 4, rate: float = 10) -> list[Case]:
+    """A reconnect storm: what a handshake costs, of a plain client, of a browser, and while broadcasts go on."""
+    columns = (
+        HANDSHAKE_US,
+        Column("handshakes/s", figure("handshakes_per_second"), 0, has_spread=True),
+        Column("server CPU", figure("server_share")),
+        Column("101 p50 ms", figure("handshake_p50_ms"), 1),
+        Column("101 p99 ms", figure("handshake_p99_ms"), 1),
+        Column("lack messages", figure("missing"), 0),
+        STEAL,
+    )
+    common = f"--batch {batch} --window {window} --seconds {seconds:g}".split()
+    few = f"--batch {batch // 3} --window {window} --seconds {seconds:g} --rate {rate:g}".split()
+    return [
+        Case(
+            title,
+            load,
+            (SUBJECT, "picows"),
+            "picows",
+            columns,
+            judged=HANDSHAKE_US,
+            program="handshakes.py",
+            has_server_pid=True,
+        )
+        for title, load in (
+            ("handshakes, the shortest", common),
+            ("handshakes, as Chromium sends them", [*common, "--chromium"]),
+            (f"handshakes while {rate:g} messages/s go to all", few),
+        )
+    ]
+
+
 def freshness(
     max_lag_bytes: int = 64 * KIB, fill_seconds: float = 4, seconds: float = 5, read_rate: float = 64_000
 ) -> list[Case]:
@@ -400,6 +435,6 @@ SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
         lockstep, pipelined, peers, large, openloop, many, memory, keepalive, stalled, backlog, fair,
-        channels, freshness, quick,
+        channels, handshakes, freshness, quick,
     )
 }

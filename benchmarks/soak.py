@@ -227,13 +227,15 @@ class Server:
     @classmethod
     async def start(cls, loop_name: str) -> Server:
         pipe = asyncio.subprocess.PIPE
-        server = cls(await asyncio.create_subprocess_exec(
+        return cls(await asyncio.create_subprocess_exec(
             sys.executable, str(Path(__file__).with_name("soak_server.py")), "--loop", loop_name,
             stdin=pipe, stdout=pipe, stderr=pipe,
         ))
-        line = await server._read_line()
-        server.port = int(line.rpartition(":")[2].rstrip("/\n"))
-        return server
+
+    async def listen(self) -> None:
+        """Learn its port."""
+        line = await self._read_line()
+        self.port = int(line.rpartition(":")[2].rstrip("/\n"))
 
     async def _read_line(self) -> str:
         assert self._process.stdout is not None
@@ -283,6 +285,7 @@ async def start_and_soak(connections: int, loop_name: str, tolerated_mib: float)
     """Print a row for each sample; returns what is wrong with the server."""
     server = await Server.start(loop_name)
     try:
+        await server.listen()
         return await soak(server, connections, tolerated_mib)
     finally:
         await server.kill()

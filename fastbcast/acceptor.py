@@ -1,4 +1,4 @@
-"""Listening sockets: bind, accept, and pause when file descriptors run out.
+"""Accepting connections, with a pause when file descriptors run out.
 
 asyncio's servers are not used here: uvloop's closes itself for good at EMFILE, and asyncio's logs a
 traceback for every try. Here accepting pauses, a warning is logged, and the clients wait in the
@@ -11,7 +11,8 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from .log import log_event
 
@@ -28,43 +29,29 @@ GONE = {
 
 
 class Acceptor:
-    """Accepts connections on some addresses and gives each socket, non-blocking, to `on_accept`."""
+    """Accepts connections on listening sockets; gives `on_accept` each, non-blocking, and the peer's address."""
 
-    def __init__(self, on_accept: Callable[[socket.socket], None]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], on_accept: Callable[[socket.socket, Any], None]) -> None:
+        self._sockets = sockets
         self._on_accept = on_accept
         self._loop = asyncio.get_running_loop()
         self._is_short = False
         self._retry: asyncio.TimerHandle | None = None
-        self.sockets: list[socket.socket] = []
-
-    async def listen(self, host: str | None, port: int, backlog: int) -> None:
-        """Bind every address of `host`; OSError (with nothing left bound) if one cannot be."""
-        infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, _, _, _, address in dict.fromkeys(infos):
-                if port == 0 and self.sockets:  # the same free port on every address
-                    address = (address[0], self.sockets[0].getsockname()[1], *address[2:])
-                listener = socket.socket(family, socket.SOCK_STREAM)
-                self.sockets.append(listener)
-                listener.setblocking(False)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
-                listener.listen(backlog)
-        except BaseException:
-            self.close()
-            raise
 
     def start(self) -> None:
         """Begin to accept."""
-        for listener in self.sockets:
+        for listener in self._sockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
+        family = int(listener.family)
+        # asyncio sets TCP_NODELAY on what says that it is TCP.
+        protocol = socket.IPPROTO_TCP if family in (socket.AF_INET, socket.AF_INET6) else 0
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                accepted, _ = listener.accept()
+                # What `listener.accept()` does, but for the enums: those of a socket.socket, which are made
+                # anew at every look, cost as much as the system call.
+                fd, address = listener._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -74,8 +61,9 @@ class Acceptor:
                     raise
                 self._pause(error)
                 return
+            accepted = cast("socket.socket", socket.SocketType(family, socket.SOCK_STREAM, protocol, fd))
             accepted.setblocking(False)
-            self._on_accept(accepted)
+            self._on_accept(accepted, address)
 
     def _pause(self, error: OSError) -> None:
         if not self._is_short:
@@ -89,7 +77,7 @@ class Acceptor:
     def _try_again(self) -> None:
         self._retry = None
         try:
-            for listener in self.sockets:
+            for listener in self._sockets:
                 self._accept(listener)
         finally:
             if self._retry is None:  # not paused again
@@ -98,15 +86,12 @@ class Acceptor:
                 self.start()
 
     def _stop(self) -> None:
-        for listener in self.sockets:
+        for listener in self._sockets:
             self._loop.remove_reader(listener.fileno())
 
     def close(self) -> None:
-        """Stop accepting and close the listeners."""
+        """Stop accepting; the sockets stay open."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         self._stop()
-        for listener in self.sockets:
-            listener.close()
-        self.sockets.clear()

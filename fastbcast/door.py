@@ -20,13 +20,12 @@ import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote_to_bytes
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .admission import name_address
 from .exceptions import InvalidChannelName, Reject
-from .handshake import choose_subprotocol, find_fault
+from .handshake import choose_subprotocol, find_fault, split_target
 from .log import log_event
 from .typing import Request
 
@@ -59,9 +58,10 @@ class Door(asyncio.Protocol):
         "_lingered_bytes", "_method", "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
-    def __init__(self, server: Server, accepted: socket.socket) -> None:
+    def __init__(self, server: Server, accepted: socket.socket, address: Any) -> None:
         self._server = server
         self._socket = accepted
+        self._address = address                 # as `socket.getpeername()` gives it
         self._head = b""
         self._method = b""                      # from here on: of the head, once it is there
         self._http_version = ""
@@ -69,7 +69,6 @@ class Door(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
-        self._address: Any = None
         self._is_proxied = False
         self._is_counted = False
         self._counted_as: str | None = None     # admission's name of the address
@@ -89,8 +88,8 @@ class Door(asyncio.Protocol):
             self._transport.abort()
             return
         has_room = server.doors.make_room()
-        self._wait_in(server.doors.reading)
-        self._address = transport.get_extra_info("peername")
+        self._queue = server.doors.reading
+        self._queue.add(self)
         # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
             self._refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
@@ -98,7 +97,7 @@ class Door(asyncio.Protocol):
             self._refusal = limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
         else:
             self._is_counted = True
-            self._is_proxied = bool(server.proxies) and server.proxies.trust(self._address)
+            self._is_proxied = server.has_proxies and server.proxies.trust(self._address)
             if not self._is_proxied:    # else the head will tell whom it is from
                 self._refusal = self._count_address(is_forwarded=False)
 
@@ -163,9 +162,14 @@ class Door(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1").strip(" \t")
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        headers = self._headers
+        key = str(name, "latin-1").lower()
+        text = str(value, "latin-1").strip(" \t")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    # It asks for each of these; what a class lacks costs it an exception.
+    on_message_begin = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = on_status = None
 
     # The decision.
 
@@ -194,12 +198,10 @@ class Door(asyncio.Protocol):
 
     def _read_request(self) -> Request | None:
         try:
-            url = parse_url(self._url)
-            path = unquote_to_bytes(url.path or b"/").decode()
-        except (HttpParserError, UnicodeDecodeError, AttributeError):
+            path, query = split_target(self._url)
+        except ValueError:
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return None
-        query = (url.query or b"").decode("latin-1")
         channel = channel_of(path)
         try:
             self._server.hub.check_channel_name(channel)
@@ -266,7 +268,7 @@ class Door(asyncio.Protocol):
             self._refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return
         self._leave_queue()
-        if server.upgrade(
+        if not server.upgrade(
             self._transport,
             self._socket,
             request,
@@ -276,11 +278,6 @@ class Door(asyncio.Protocol):
             self._address if self._is_proxied else None,
             self._counted_as,
         ):
-            # uvloop's transport keeps this object's data_received, and so this object, for as long as it
-            # lives: what the handshake needed must not stay with it.
-            for name in self.__slots__:
-                delattr(self, name)
-        else:
             self._transport.abort()
 
     def _tell_listeners(self, request: Request, granted: Any) -> None:

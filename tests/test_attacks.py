@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import seconds
 from raw_client import RawClient
-from reference import TEXT
+from reference import PING, PONG, TEXT
 
 HEALTHY = 5
 ROUNDS = 6
@@ -57,8 +57,11 @@ class Feed:
             await asyncio.sleep(FEED_SECONDS)
 
     async def _listen(self, raw, numbers):
-        while payloads := await raw.read_payloads(1):
-            numbers.append(int(payloads[0]))
+        while frames := await raw.read_frames(1):
+            if frames[0].opcode == TEXT:
+                numbers.append(int(frames[0].payload))
+            elif frames[0].opcode == PING:
+                await raw.send_frame(PONG)
 
 
 async def as_large_as_before(process, open_files):

@@ -1,7 +1,7 @@
 # What a person calls, and CI too (.ci/run). Everything is made inside this folder: .venv, .venv-asan, build.
 #
 #   .venv          the package, installed in place: a change of a .py is seen at once, a .pyx is compiled by make
-#   build/<mode>   what Cython and the compiler made, for each FASTBCAST_BUILD: release, debug, sanitize
+#   build/<mode>   what Cython and the compiler made, for each FASTBCAST_BUILD: release, debug, sanitize, fuzz
 #   .venv-asan     the same dependencies without the package: what runs there is build/sanitize, or nothing
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run test compliance compliance-asan lint types cov bench bench-quick gate debug asan dist clean
+.PHONY: help run test compliance compliance-asan fuzz lint types cov bench bench-quick gate debug asan dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ asan: build/sanitize/built tests/node/node_modules  ## run the tests on a build 
 
 compliance-asan: build/sanitize/built build/compliance/suite/made  ## the Autobahn test suite on that build
 	$(call sanitized,$(ASAN_BIN)/python "$(CURDIR)/tests/compliance/run.py" $(ARGS))
+
+fuzz: build/fuzz/built .venv/extra-fuzz  ## fuzz what reads a client's bytes (clang); ARGS="--seconds 600", ARGS=--merge
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 define sanitized
 	rm -f build/sanitize/report.*
@@ -136,6 +139,14 @@ build/sanitize/built: .venv-asan/extra-test $(CONFIG) $(PACKAGE) Makefile
 	@$(if $(filter $(CONFIG),$?),rm -rf build/sanitize)
 	FASTBCAST_BUILD=sanitize $(ASAN_BIN)/python setup.py --quiet build --build-lib build/sanitize/lib
 	@echo "$$SITECUSTOMIZE" >build/sanitize/lib/sitecustomize.py
+	@touch $@
+
+# What is fuzzed is compiled and no more, so the package there imports nothing by itself.
+build/fuzz/built: .venv/made $(CONFIG) $(PACKAGE)
+	@command -v clang >/dev/null || { echo "clang was not found: install it and its libclang-rt-dev" >&2; exit 1; }
+	@$(if $(filter $(CONFIG),$?),rm -rf build/fuzz)
+	FASTBCAST_BUILD=fuzz $(BIN)/python setup.py --quiet build --build-lib build/fuzz/lib
+	@: >build/fuzz/lib/fastbcast/__init__.py
 	@touch $@
 
 build/compliance/suite/made: .venv/extra-compliance tests/compliance/requirements.txt tests/compliance/suite.py

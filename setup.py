@@ -1,8 +1,9 @@
 """The compiled core: declared once, built plain, for debugging, or with sanitizers.
 
-FASTBCAST_BUILD=release (default), debug (not optimised, lines can be traced for coverage), or sanitize
-(address and undefined-behaviour sanitizers; the test run must preload their runtimes). The latter two
-check the invariants of a channel after each of its sweeps.
+FASTBCAST_BUILD=release (default), debug (not optimised, lines can be traced for coverage), sanitize
+(address and undefined-behaviour sanitizers; the test run must preload their runtimes), or fuzz (what
+tests/fuzz needs, with clang's address sanitizer and libFuzzer's counters). debug and sanitize check the
+invariants of a channel after each of its sweeps.
 
 Each has a folder of its own, build/<mode>: C files and modules are made again when a .pyx, a .pxd or
 the C file before them changed, and never taken from another mode. Whoever changes this file removes
@@ -47,8 +48,13 @@ elif BUILD == "sanitize":
     ]
     LINK = ["-fsanitize=address,undefined"]
     MACROS = [("FASTBCAST_CHECKED", "1")]
+elif BUILD == "fuzz":
+    os.environ |= {"CC": "clang", "LDSHARED": "clang -shared"}  # gcc has no counters that libFuzzer knows
+    MODULES = ["_frames", "_parser"]
+    COMPILE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,fuzzer-no-link"]
+    LINK = ["-fsanitize=address,fuzzer-no-link"]
 elif BUILD != "release":
-    sys.exit(f"FASTBCAST_BUILD={BUILD}: one of release, debug, sanitize")
+    sys.exit(f"FASTBCAST_BUILD={BUILD}: one of release, debug, sanitize, fuzz")
 
 
 class BuildModules(build_ext):

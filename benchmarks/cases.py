@@ -36,6 +36,7 @@ class Case:
     variants: tuple[Variant, ...] = ()
     program: str = LOAD  # or a script below benchmarks/
     has_server: bool = True  # False: the program is the server, too
+    has_server_pid: bool = False  # the script is told the server's process, too
     has_bound: bool = False  # fastbcast's memory must stay within what it promises
     hard_cap_bytes: int = 0  # the promise for a channel's backlog; 0: the installed fastbcast's defaults
     may_peers_stop: bool = False  # a peer that loses messages or stops is a result, not a failure

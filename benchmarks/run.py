@@ -132,7 +132,8 @@ def measure(case: Case, row: Row, cores: tuple[int, int]) -> Result:
             if case.program == LOAD:
                 result = run_generator(server, options, cores[1])
             else:
-                result = run_script(case.program, server, options, cores[1])
+                told = ["--server-pid", str(server.pid)] if case.has_server_pid else []
+                result = run_script(case.program, server, [*told, *options], cores[1])
             steal_seconds = read_steal_seconds(cores[0]) - steal_seconds
     except ServerUnavailable as unavailable:
         return {"problem": unavailable.reason}
@@ -213,6 +214,9 @@ def run_case(case: Case, commands: dict[str, list[str]], rounds: int, cores: tup
                 is_complete &= case.may_peers_stop and not row.server.startswith(SUBJECT) and "problem" not in result
             if "problem" in result:
                 continue
+            if case.program != LOAD and result.get("missing"):
+                row.notes.append(f"round {number}: WRONG: {result['missing']} connections lack messages")
+                is_complete &= not row.server.startswith(SUBJECT)
             row.results.append({**result, "round": number})
             if case.has_bound and row.server.startswith(SUBJECT) and is_out_of_bound(result):
                 grown_mib, allowed_mib = PEAK_GROWTH.read(result), ALLOWED_GROWTH.read(result)

@@ -156,6 +156,23 @@ def memory(
     return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], (rss, HANDSHAKES), rss, is_about_speed=False)]
 
 
+def keepalive(clients: int = 15000, seconds: float = 60) -> list[Case]:
+    """15,000 idle connections: what pinging them costs the server's core, by how long they may be silent."""
+    share = Column("server CPU", figure("server", "cpu_share"), 4, has_spread=True)
+    load = f"--clients {clients} --listen --duration {seconds:g} {SPREAD_SOURCES}"
+    variants = tuple(
+        Variant(title, server_options=("--ping-seconds", str(ping_seconds)))
+        for title, ping_seconds in (("off", 0), ("25 s", 25), ("5 s", 5))
+    )
+    columns = (share, CLIENT_SHARE, STEAL)
+    return [
+        Case(
+            f"{clients:,} idle", load.split(), (SUBJECT,), "", columns, judged=None, is_about_speed=False,
+            variants=variants,
+        )
+    ]
+
+
 GROWTH = Column("growth MiB", growth("server", "rss_before_bytes", "rss_after_bytes"), 2, has_spread=True)
 STALLED_COLUMNS = (
     GROWTH,
@@ -322,6 +339,41 @@ def channels(channels: int = 100_000, connections: int = 10, size: int = 128) ->
     ]
 
 
+HANDSHAKE_US = Column("CPU us/handshake", figure("cpu_us"), 1, has_spread=True, short="CPU us")
+
+
+def handshakes(batch: int = 3000, window: int = 64, seconds: float = 4, rate: float = 10) -> list[Case]:
+    """A reconnect storm: what a handshake costs, of a plain client, of a browser, and while broadcasts go on."""
+    columns = (
+        HANDSHAKE_US,
+        Column("handshakes/s", figure("handshakes_per_second"), 0, has_spread=True),
+        Column("server CPU", figure("server_share")),
+        Column("101 p50 ms", figure("handshake_p50_ms"), 1),
+        Column("101 p99 ms", figure("handshake_p99_ms"), 1),
+        Column("lack messages", figure("missing"), 0),
+        STEAL,
+    )
+    common = f"--batch {batch} --window {window} --seconds {seconds:g}".split()
+    few = f"--batch {batch // 3} --window {window} --seconds {seconds:g} --rate {rate:g}".split()
+    return [
+        Case(
+            title,
+            load,
+            (SUBJECT, "picows"),
+            "picows",
+            columns,
+            judged=HANDSHAKE_US,
+            program="handshakes.py",
+            has_server_pid=True,
+        )
+        for title, load in (
+            ("handshakes, the shortest", common),
+            ("handshakes, as Chromium sends them", [*common, "--chromium"]),
+            (f"handshakes while {rate:g} messages/s go to all", few),
+        )
+    ]
+
+
 def freshness(
     max_lag_bytes: int = 64 * KIB, fill_seconds: float = 4, seconds: float = 5, read_rate: float = 64_000
 ) -> list[Case]:
@@ -382,6 +434,7 @@ def quick(clients: int = 200) -> list[Case]:
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
-        lockstep, pipelined, peers, large, openloop, many, memory, stalled, backlog, fair, channels, freshness, quick
+        lockstep, pipelined, peers, large, openloop, many, memory, keepalive, stalled, backlog, fair,
+        channels, handshakes, freshness, quick,
     )
 }

@@ -2,7 +2,7 @@
 
 The path of a message, and the file that owns each step:
 
-    hub.publish(channel, message)       hub.py         Hub, Channel
+    hub.publish(channel, message)       hub.py, channel.py
       -> one RFC 6455 frame             _frames.pyx    encoded once
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
       -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
@@ -36,6 +36,7 @@ how, in `log.py`.
 
 from ._client import Client
 from ._version import __version__
+from .channel import Channel
 from .exceptions import (
     FastbcastError,
     InvalidChannelName,
@@ -47,7 +48,7 @@ from .exceptions import (
     TooManySubscriptions,
     WrongThread,
 )
-from .hub import Channel, Hub
+from .hub import Hub
 from .options import ChannelOptions, HubOptions, ServerOptions
 from .rights import Grant
 from .server import Server, serve

@@ -27,14 +27,12 @@ from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PIN
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
+from fastbcast.log import log_event
 from fastbcast.typing import Disconnect, Lag, Missed
 
 import asyncio
 import logging
 from os import strerror
-
-_logger = logging.getLogger("fastbcast")
-
 
 cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
@@ -73,8 +71,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             if early_data:
                 data = bytearray(early_data)
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         return True
 
     # The application's side.
@@ -263,7 +261,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if silent_seconds < ping_seconds:
             self.pinged_ns = 0
             return ping_seconds - silent_seconds
-        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
+        # Other clocks run for who does not read, and for who is closing; whom we do not read cannot be heard.
+        if self.wire.socket.state != WRITABLE or self.is_reading_paused:
             self.pinged_ns = 0
             return ping_seconds
         if self.pinged_ns <= self.received_ns:
@@ -369,8 +368,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.received_ns = coarse_ns()
         try:
             events = self._receive(self.read_buffer.data, size)
-        except Exception:
-            self._fail()
+        except Exception as error:
+            self._fail(error)
         self.may_read_much = events <= MANY_EVENTS
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
@@ -380,6 +379,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def _read_on(self):
         if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.resume_reading()
+
+    def data_received(self, data):
+        """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
 
     def eof_received(self):
         """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.
@@ -459,7 +461,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire.end()
         return 0
 
-    def _fail(self):
+    def _fail(self, error):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
-        _logger.exception("internal error; the client is closed")
+        log_event(logging.ERROR, "internal_error", exception=error)
         self._begin_close(1011, "internal error", "internal_error")

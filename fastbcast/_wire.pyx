@@ -152,10 +152,13 @@ cdef class Wire:
         """Let nothing more out after what the Transport holds, but go on reading; the owner has set a deadline."""
         if self.transport is None or self.transport.is_closing():
             return 0
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()  # TLS
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()  # TLS
+        except OSError:     # asyncio's shutdown(2): what went out before has met a peer that is gone, and was reset
+            self.transport.abort()
         return 0
 
     cdef int abort_connection(self) except -1:

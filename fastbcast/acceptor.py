@@ -12,6 +12,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from .log import log_event
 
@@ -28,9 +29,9 @@ GONE = {
 
 
 class Acceptor:
-    """Accepts connections on listening sockets and gives each, non-blocking, to `on_accept`."""
+    """Accepts connections on listening sockets; gives `on_accept` each, non-blocking, and the peer's address."""
 
-    def __init__(self, sockets: Sequence[socket.socket], on_accept: Callable[[socket.socket], None]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], on_accept: Callable[[socket.socket, Any], None]) -> None:
         self._sockets = sockets
         self._on_accept = on_accept
         self._loop = asyncio.get_running_loop()
@@ -43,9 +44,14 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
+        family = int(listener.family)
+        # asyncio sets TCP_NODELAY on what says that it is TCP.
+        protocol = socket.IPPROTO_TCP if family in (socket.AF_INET, socket.AF_INET6) else 0
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                accepted, _ = listener.accept()
+                # What `listener.accept()` does, but for the enums: those of a socket.socket, which are made
+                # anew at every look, cost as much as the system call.
+                fd, address = listener._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -55,8 +61,9 @@ class Acceptor:
                     raise
                 self._pause(error)
                 return
+            accepted = cast("socket.socket", socket.SocketType(family, socket.SOCK_STREAM, protocol, fd))
             accepted.setblocking(False)
-            self._on_accept(accepted)
+            self._on_accept(accepted, address)
 
     def _pause(self, error: OSError) -> None:
         if not self._is_short:

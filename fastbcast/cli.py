@@ -39,6 +39,10 @@ _Command = Callable[..., Any]
 MAX_BYTES = 2**40
 """What any option of bytes may be: a terabyte."""
 
+GC_THRESHOLD = (10_000, 20, 50)
+"""For gc.set_threshold: a storm of clients makes objects that stay and are no garbage, and looking at all of them again
+and again was 6 % of a handshake, and a pause for everybody. Cycles are rare here: CPython's own is (700, 10, 10)."""
+
 _LIMITS = {
     # Channels.
     "policy": "What becomes of a client that is too far behind: closed with 1013 (evict), moved to the oldest message "
@@ -272,6 +276,7 @@ async def _run_server(
         click.echo(f"fastbcast: cannot listen on {where}: {reason}", err=True)
         return 1
     gc.freeze()  # what is alive now stays: later collections need not look at it
+    gc.set_threshold(*GC_THRESHOLD)
     click.echo(f"listening on {_describe(server)}")
     task = asyncio.create_task(background(hub, server)) if background is not None else None
     await process.run(server)

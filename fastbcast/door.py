@@ -20,13 +20,12 @@ import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote_to_bytes
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from .admission import name_address
 from .exceptions import InvalidChannelName, Reject
-from .handshake import choose_subprotocol, find_fault
+from .handshake import choose_subprotocol, find_fault, split_target
 from .log import log_event
 from .typing import Request
 
@@ -55,20 +54,21 @@ class Door(asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
     __slots__ = (
-        "_address", "_counted_as", "_head", "_headers", "_is_counted", "_is_proxied", "_lingered_bytes", "_parser",
-        "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
+        "_address", "_counted_as", "_head", "_headers", "_http_version", "_is_counted", "_is_proxied",
+        "_lingered_bytes", "_method", "_queue", "_refusal", "_server", "_socket", "_task", "_transport", "_url",
     )
 
-    def __init__(self, server: Server, accepted: socket.socket) -> None:
+    def __init__(self, server: Server, accepted: socket.socket, address: Any) -> None:
         self._server = server
         self._socket = accepted
+        self._address = address                 # as `socket.getpeername()` gives it
         self._head = b""
+        self._method = b""                      # from here on: of the head, once it is there
+        self._http_version = ""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._parser: HttpRequestParser | None = None
         self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
-        self._address: Any = None
         self._is_proxied = False
         self._is_counted = False
         self._counted_as: str | None = None     # admission's name of the address
@@ -88,8 +88,8 @@ class Door(asyncio.Protocol):
             self._transport.abort()
             return
         has_room = server.doors.make_room()
-        self._wait_in(server.doors.reading)
-        self._address = transport.get_extra_info("peername")
+        self._queue = server.doors.reading
+        self._queue.add(self)
         # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
             self._refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
@@ -97,7 +97,7 @@ class Door(asyncio.Protocol):
             self._refusal = limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
         else:
             self._is_counted = True
-            self._is_proxied = bool(server.proxies) and server.proxies.trust(self._address)
+            self._is_proxied = server.has_proxies and server.proxies.trust(self._address)
             if not self._is_proxied:    # else the head will tell whom it is from
                 self._refusal = self._count_address(is_forwarded=False)
 
@@ -122,15 +122,12 @@ class Door(asyncio.Protocol):
             self._refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         head, self._head = self._head[: end + 4], self._head[end + 4 :]
-        self._parser = HttpRequestParser(self)
         try:
-            self._parser.feed_data(head)
-        except HttpParserUpgrade:
-            pass
+            self._parse(head)
         except HttpParserError as error:
             self._answer(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        self._receive_request()
+        else:
+            self._receive_request()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The peer gave up, or it was answered."""
@@ -138,6 +135,7 @@ class Door(asyncio.Protocol):
         self._stop_counting()
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
     def pause_writing(self) -> None:
         """Nothing: an answer is one write."""
@@ -146,20 +144,36 @@ class Door(asyncio.Protocol):
 
     # httptools' side.
 
+    def _parse(self, head: bytes) -> None:
+        # The parser and this object know each other: it is not kept, or each connection that ends here would leave
+        # garbage, its head with it, that only a collection finds.
+        parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(head)
+        except HttpParserUpgrade:
+            pass
+        finally:
+            self._method = parser.get_method()
+            self._http_version = parser.get_http_version()
+
     def on_url(self, url: bytes) -> None:
         """Called with the request target, perhaps in pieces."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1").strip(" \t")
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        headers = self._headers
+        key = str(name, "latin-1").lower()
+        text = str(value, "latin-1").strip(" \t")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    # It asks for each of these; what a class lacks costs it an exception.
+    on_message_begin = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = on_status = None
 
     # The decision.
 
     def _receive_request(self) -> None:
-        assert self._parser is not None
         if self._refusal is None and self._is_proxied:
             self._refusal = self._find_address()
         if self._refusal is not None:
@@ -168,14 +182,13 @@ class Door(asyncio.Protocol):
         if not self._url:
             self._answer(HTTPStatus.BAD_REQUEST, "no request line")
             return
-        method = self._parser.get_method()
-        if method not in (b"GET", b"HEAD"):
+        if self._method not in (b"GET", b"HEAD"):
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
             return
         request = self._read_request()
         if request is None:
             return
-        if "upgrade" in self._headers and method == b"GET":
+        if "upgrade" in self._headers and self._method == b"GET":
             self._receive_handshake(request)
         elif self._server.tells_listeners(request):
             self._authorize(request, self._tell_listeners)
@@ -185,12 +198,10 @@ class Door(asyncio.Protocol):
 
     def _read_request(self) -> Request | None:
         try:
-            url = parse_url(self._url)
-            path = unquote_to_bytes(url.path or b"/").decode()
-        except (HttpParserError, UnicodeDecodeError, AttributeError):
+            path, query = split_target(self._url)
+        except ValueError:
             self._answer(HTTPStatus.BAD_REQUEST, "malformed request target")
             return None
-        query = (url.query or b"").decode("latin-1")
         channel = channel_of(path)
         try:
             self._server.hub.check_channel_name(channel)
@@ -200,8 +211,7 @@ class Door(asyncio.Protocol):
         return Request(path, query, self._headers, self._address, channel)
 
     def _receive_handshake(self, request: Request) -> None:
-        assert self._parser is not None
-        fault = find_fault(self._headers, self._parser.get_http_version())
+        fault = find_fault(self._headers, self._http_version)
         if fault is not None:
             self._answer(*fault)
         elif not self._server.origins.allow(self._headers.get("origin")):
@@ -258,7 +268,7 @@ class Door(asyncio.Protocol):
             self._refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return
         self._leave_queue()
-        if server.upgrade(
+        if not server.upgrade(
             self._transport,
             self._socket,
             request,
@@ -268,11 +278,6 @@ class Door(asyncio.Protocol):
             self._address if self._is_proxied else None,
             self._counted_as,
         ):
-            # uvloop's transport keeps this object's data_received, and so this object, for as long as it
-            # lives: what the handshake needed must not stay with it.
-            for name in self.__slots__:
-                delattr(self, name)
-        else:
             self._transport.abort()
 
     def _tell_listeners(self, request: Request, granted: Any) -> None:
@@ -337,14 +342,17 @@ class Door(asyncio.Protocol):
             fields |= {"WWW-Authenticate": "Bearer"}
         lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
-        is_head = self._parser is not None and self._parser.get_method() == b"HEAD"
         self._stop_counting()
         self._wait_in(self._server.doors.lingering)
-        self._transport.write(head if is_head else head + body)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
-        else:
-            self._transport.close()         # TLS has a closing handshake of its own
+        self._head = b""    # of no use any more, and it may linger
+        self._transport.write(head if self._method == b"HEAD" else head + body)
+        try:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()     # the peer's answer to that, or its FIN, ends it
+            else:
+                self._transport.close()         # TLS has a closing handshake of its own
+        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
+            self.abort()
 
     # What the lobby does.
 

@@ -16,8 +16,11 @@ from binascii import b2a_base64
 from collections.abc import Iterable, Mapping
 from hashlib import sha1
 from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
 
-__all__ = ["Fault", "choose_subprotocol", "encode_response", "find_fault", "is_token", "split_list"]
+from httptools import HttpParserError, parse_url
+
+__all__ = ["Fault", "choose_subprotocol", "encode_response", "find_fault", "is_token", "split_list", "split_target"]
 
 Fault = tuple[HTTPStatus, str]
 """How a wrong request is answered: the status and a short text."""
@@ -36,6 +39,21 @@ _is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII).fullmatch
 def split_list(value: str) -> list[str]:
     """Return the elements of a list header; empty ones do not count (RFC 9110 section 5.6.1.2)."""
     return [element for part in value.split(",") if (element := part.strip(" \t"))]
+
+
+def split_target(target: bytes) -> tuple[str, str]:
+    """Return a request target's path, decoded, and query, as sent (RFC 9112 section 3.2); ValueError: malformed."""
+    if target.startswith(b"/") and b"#" not in target:
+        path, _, query = target.partition(b"?")
+    else:   # the absolute form, of requests to a proxy
+        try:
+            url = parse_url(target)
+        except HttpParserError as error:
+            raise ValueError(str(error)) from None
+        if url.schema is None:
+            raise ValueError("neither a path nor a URL")
+        path, query = url.path or b"/", url.query or b""
+    return (unquote_to_bytes(path) if b"%" in path else path).decode(), query.decode("latin-1")
 
 
 def is_token(text: str) -> bool:

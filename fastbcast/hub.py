@@ -1,4 +1,4 @@
-"""Hub and Channel: the fan-out component, without any server.
+"""Hub: the fan-out component, without any server.
 
     hub.publish(channel, message) -> Channel (a Fanout: log + subscribers) -> Sweeper, at the end of the turn
 
@@ -19,19 +19,19 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ._compact import measure_key
-from ._fanout import Fanout
 from ._frames import encode
 from ._parser import ReadBuffer
 from ._policy import Policy
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
+from .channel import Asked, Channel
 from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, TooManyChannels, TooManySubscriptions
 from .handlers import Handlers
 from .log import log_event
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ._log import Segment
     from .typing import Key, Message
 
-__all__ = ["Channel", "Hub"]
+__all__ = ["Hub"]
 
 QUEUED_MESSAGE_BYTES = 128
 """What a message that `publish_threadsafe` queues takes beside its frame and its key."""
@@ -55,56 +55,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def _measure_queued(frame: bytes, key: Key | None) -> int:
     return QUEUED_MESSAGE_BYTES + len(frame) + (0 if key is None else measure_key(key))
-
-
-class Channel(Fanout):
-    """One channel of a hub: `publish(message)`, `subscribers`, `seq`. Get it with `hub.channel(name)`."""
-
-    __slots__ = ()
-
-    def flushed(self, seq: int | None = None, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
-        """Await this to know what became of message `seq` (None: the newest) for those who were subscribed then.
-
-        Ask before the next message is published, or ValueError is raised; counting begins with the publish.
-        The answer comes when nobody waits for the message any more, or after `timeout` seconds: Flushed(written,
-        conflated, skipped, evicted, left, pending), which add up to the subscribers there were. What
-        clients have read is not known to anybody here.
-        """
-        return _Asked([self], seq).wait(timeout)
-
-
-class _Countdown:
-    """Is over when it has counted `left` down to 0. Knows nobody, so that nothing keeps who asked."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-        self.over = asyncio.Event()
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.over.set()
-
-
-class _Asked:
-    """Somebody waits for what becomes of the newest messages of some channels."""
-
-    def __init__(self, channels: Iterable[Channel], seq: int | None) -> None:
-        channels = list(channels)
-        self._countdown = _Countdown(len(channels))
-        self._flushes = [(channel, channel._flush(seq, self._countdown.count)) for channel in channels]
-        for channel in channels:
-            channel._check_flushed()
-
-    async def wait(self, timeout: float | None) -> Flushed:
-        counts: list[tuple[int, ...]] = [Flushed()]
-        try:
-            if self._countdown.left:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._countdown.over.wait(), timeout)
-        finally:
-            counts += [channel._finish_flush(flush) for channel, flush in self._flushes]
-        return Flushed(*map(sum, zip(*counts, strict=True)))
 
 
 class Hub:
@@ -280,7 +230,7 @@ class Hub:
         """
         self.check_thread("flushed")
         self._take_queue(math.inf)
-        return _Asked(self.channels(), None).wait(timeout)
+        return Asked(self.channels(), None).wait(timeout)
 
     def forget(self, channel: str, key: Key) -> bool:
         """Drop the newest message of `key` on a conflating channel; returns whether there was one.

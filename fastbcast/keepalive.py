@@ -10,6 +10,7 @@ Invariants
 1. A client is in one bucket from its 101 to its end, and is looked at once or twice in `ping_seconds`, whatever it
    sends and however many there are: no task and no timer of its own.
 2. Any byte that is received is a sign of life. A client whose socket is full is not pinged: `stall_seconds` is for it.
+   Nor is one that is not read from, for its inbox or its rate: its answer would not be seen.
 3. The times are spread, so that clients that came together are not pinged together.
 """
 
@@ -21,10 +22,10 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+from .log import log_event
+
 if TYPE_CHECKING:
     from ._client import Client
-
-_logger = logging.getLogger("fastbcast")
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 8
@@ -75,8 +76,8 @@ class Keepalive:
             client = bucket.pop()
             try:
                 seconds = client._keep_alive(self._choose_ping_seconds(), self._pong_seconds)
-            except Exception:   # it is one client's: the others are looked at all the same
-                _logger.exception("a silent client could not be pinged or closed")
+            except Exception as error:  # it is one client's: the others are looked at all the same
+                log_event(logging.ERROR, "keepalive_failed", exception=error)
                 seconds = self._ping_seconds
             if client._bucket is not None:  # it has not ended meanwhile
                 self._look_again(client, seconds)

@@ -33,11 +33,14 @@ class Lobby:
         self.deciding: Deadlines[Door] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
         self.lingering: Deadlines[Door] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
 
+        self._waiting = [queue.waiting for queue in (self.reading, self.deciding, self.lingering)]
+
     def __len__(self) -> int:
-        return len(self.reading) + len(self.deciding) + len(self.lingering)
+        reading, deciding, lingering = self._waiting
+        return len(reading) + len(deciding) + len(lingering)
 
     def __iter__(self) -> Iterator[Door]:
-        return chain(self.reading, self.deciding, self.lingering)
+        return chain(*self._waiting)
 
     def make_room(self) -> bool:
         """Make room for one more Door. False if all there are wait for the hook: it is the server that is slow.
@@ -46,7 +49,7 @@ class Lobby:
         connections cuts off itself, and not those who say what they want at once.
         """
         while len(self) >= self._max_doors:
-            door = next(chain(self.lingering, self.reading), None)
+            door = next(chain(self.lingering.waiting, self.reading.waiting), None)
             if door is None:
                 return False
             door.cut_off()

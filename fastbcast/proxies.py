@@ -57,9 +57,6 @@ class TrustedProxies:
         except ValueError as error:
             raise ValueError(f"forwarded_allow_ips: {error}") from None
 
-    def __bool__(self) -> bool:
-        return self._has_everybody or self._has_unix or bool(self._networks)
-
     def trust(self, peer: Any) -> bool:
         """Whether a connection's peer, as `socket.getpeername()` gives it, is one of them."""
         if not isinstance(peer, tuple):

@@ -72,6 +72,7 @@ class Server:
         self.subscribe_path = options.subscribe_path    # read for every client
         self.origins = Origins(options.origins)
         self.proxies = TrustedProxies(options.forwarded_allow_ips)
+        self.has_proxies = bool(options.forwarded_allow_ips)
         self.admission = Admission(options)
         self.is_closing = False
         self.doors = Lobby(options)
@@ -176,7 +177,7 @@ class Server:
 
     # A connection's way in.
 
-    def _connect(self, accepted: socket.socket) -> None:
+    def _connect(self, accepted: socket.socket, address: Any) -> None:
         try:
             if self.options.notsent_lowat_bytes and accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.options.notsent_lowat_bytes)
@@ -186,12 +187,12 @@ class Server:
             accepted.close()
             return
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(lambda: self._make_protocol(accepted), accepted))
+        task = loop.create_task(loop.connect_accepted_socket(lambda: self._make_protocol(accepted, address), accepted))
         self._connecting.add(task)
         task.add_done_callback(self._connected)
 
-    def _make_protocol(self, accepted: socket.socket) -> asyncio.BaseProtocol:
-        door = Door(self, accepted)
+    def _make_protocol(self, accepted: socket.socket, address: Any) -> asyncio.BaseProtocol:
+        door = Door(self, accepted, address)
         return door if self.ssl is None else Tls(self.ssl, door, self._tls_failed)
 
     def _tls_failed(self) -> None:

@@ -23,12 +23,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from .exceptions import BadTokenFile, Reject
+from .log import log_event
 from .rights import Grant
 from .typing import Request
 
 __all__ = ["Tokens", "is_token", "read_lines"]
-
-_logger = logging.getLogger("fastbcast")
 
 MIN_TOKEN_CHARACTERS = 16
 """Of which each has at most 6 bits: what is shorter can be guessed."""
@@ -68,7 +67,7 @@ class Tokens:
         try:
             self._read()
         except BadTokenFile as error:
-            _logger.error("the tokens stay as they were: %s", error)
+            log_event(logging.ERROR, "tokens_not_reloaded", reason=str(error))
             return False
         return True
 
@@ -124,7 +123,7 @@ def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     if len(data) > MAX_FILE_BYTES:
         raise BadTokenFile(path, f"it has more than {MAX_FILE_BYTES} bytes")
     if mode & (stat.S_IROTH | stat.S_IWOTH):
-        _logger.warning("the token file %s is open to everybody on this machine: chmod o= takes that back", path)
+        log_event(logging.WARNING, "token_file_open_to_all", path=path, advice="chmod o=")
     lines = []
     for line_number, line in enumerate(text.splitlines(), 1):
         words = list(takewhile(lambda word: not word.startswith("#"), line.split()))

@@ -19,7 +19,7 @@ from .log import log_event
 
 if TYPE_CHECKING:
     from ._client import Client
-    from .hub import Channel
+    from .channel import Channel
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 4

@@ -202,7 +202,7 @@ def huge_length(port):
     for length in (2**62, 2**63, 2**64 - 1):
         with upgraded(port, 50) as socks:
             for sock in socks:
-                send(sock, struct.pack("!BBQ", 0x80 | BINARY, 0x80 | 127, length))
+                send(sock, struct.pack("!BBQ", 0x80 | BINARY, 0x80 | 127, length) + b"mask")
                 wait_for_answer(sock)
     with upgraded(port, 300) as socks:
         for sock in socks:

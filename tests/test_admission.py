@@ -336,8 +336,8 @@ def test_deadlines_end_in_the_order_of_coming_and_not_before_their_time(run):
         deadlines.discard("a")
         deadlines.discard("c")
         deadlines.discard("never there")
-        assert list(deadlines) == ["b", "d"]
-        await until(lambda: not len(deadlines))
+        assert list(deadlines.waiting) == ["b", "d"]
+        await until(lambda: not deadlines.waiting)
         assert [name for name, _ in ended] == ["b", "d"]
         assert all(time >= began[name] + 0.03 for name, time in ended)
         began["e"] = loop.time()
@@ -346,7 +346,7 @@ def test_deadlines_end_in_the_order_of_coming_and_not_before_their_time(run):
         assert ended[2][1] >= began["e"] + 0.03
         deadlines.add("f")
         deadlines.close()
-        assert not len(deadlines)
+        assert not deadlines.waiting
 
     run(scenario())
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 from raw_client import RawClient, ask, handshake
+from support import until
 
 from fastbcast import Hub, Reject, serve
 
@@ -217,3 +218,24 @@ def test_a_second_authorize_hook_is_refused():
     hub.authorize(lambda request: None)
     with pytest.raises(ValueError, match="already"):
         hub.authorize(lambda request: None)
+
+
+def test_who_is_refused_and_gone_already_is_no_news(run, caplog):
+    """The answer meets a reset: what follows it, a shutdown(2), fails."""
+
+    async def scenario():
+        hub = Hub()
+
+        @hub.authorize
+        async def _(request):
+            await asyncio.sleep(0)
+            raw.close()
+            raise Reject(403)
+
+        async with serve(hub) as server:
+            raw = await RawClient.connect_tcp(server.port)
+            await raw.send(handshake())
+            await until(lambda: server.responses[403] and not server.doors)
+
+    run(scenario())
+    assert caplog.records == []

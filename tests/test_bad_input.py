@@ -257,3 +257,21 @@ def test_text_fails_with_the_byte_that_is_wrong_not_at_the_end_of_the_frame(run)
                 assert (await client.read_close())[0] == 1007
 
     run(scenario())
+
+
+def test_who_breaks_the_protocol_and_is_gone_already_is_no_news(run, caplog):
+    """The CLOSE meets a reset: what follows it, a shutdown(2), fails."""
+
+    async def scenario():
+        hub = Hub()
+        ended = []
+        hub.on_disconnect(lambda client, disconnect: ended.append(disconnect.cause))
+        async with serve(hub) as server:
+            bad = await RawClient.connect(server.port)
+            await bad.send(encode_frame(TEXT, b"unmasked"))
+            bad.close()
+            await until(lambda: ended)
+            assert ended == ["protocol_error"]
+
+    run(scenario())
+    assert caplog.records == []

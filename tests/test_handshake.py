@@ -1,8 +1,10 @@
 """The opening handshake: what is accepted, and how what is not is refused."""
 
 import asyncio
+import gc
 import os
 import socket
+import weakref
 from contextlib import closing
 
 import pytest
@@ -12,6 +14,7 @@ from reference import BINARY, PING, PONG, TEXT, Frame, client_frame
 from support import until
 
 from fastbcast import Hub, serve
+from fastbcast.door import Door
 
 # What is accepted.
 
@@ -210,6 +213,43 @@ def test_a_page_of_another_origin_is_refused_with_403(run, origin, is_allowed):
                 assert server.stats()["refused"] == ({} if is_allowed else {"origins": 1})
 
     run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["no hook", "async authorize"])
+@pytest.mark.parametrize("request_bytes", [handshake(), get()], ids=["upgraded", "answered"])
+def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes, is_async):
+    doors = []
+
+    class Recording(Door):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            doors.append(weakref.ref(self))
+
+    monkeypatch.setattr("fastbcast.server.Door", Recording)
+
+    async def scenario():
+        hub = Hub()
+        if is_async:
+
+            @hub.authorize
+            async def yields(request):
+                await asyncio.sleep(0)
+
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(request_bytes)
+                head = await client.read_head()
+                if not head.startswith("HTTP/1.1 101 "):
+                    client.close()
+                await until(lambda: not doors[0]())     # without a collection of cycles
+
+    gc.disable()
+    try:
+        run(scenario())
+    finally:
+        gc.enable()
 
 
 # What is refused.

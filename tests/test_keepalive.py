@@ -121,6 +121,35 @@ def test_a_blocked_client_is_neither_pinged_nor_given_up(run):
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    "options", [{"max_inbox_messages": 1}, {"max_inbound_messages_per_second": 1e-6}], ids=["inbox", "rate"]
+)
+def test_a_client_that_is_not_read_from_is_not_given_up(run, options):
+    async def scenario():
+        hub = Hub(**options)
+        handled, go_on = [], asyncio.Event()
+
+        @hub.on_message
+        async def work(client, message):
+            handled.append(message)
+            if "max_inbox_messages" in options:
+                await go_on.wait()
+
+        async with serving(hub, **SOON) as server:
+            with closing(await RawClient.connect(server.port, "/x")) as held:
+                await held.send(b"".join(client_frame(TEXT, b"%d" % number) for number in range(3)))
+                await until(lambda: hub.stats()["received_messages"] == 3)
+                await watch_the_clock(server)
+                assert client_of(hub, "x").is_open
+                assert "keepalive" not in hub.stats()["disconnects"]
+                if "max_inbox_messages" in options:  # it is asked again when it is read from again
+                    go_on.set()
+                    await answer_pings(held, 3)
+                    assert handled == ["0", "1", "2"]
+
+    run(scenario())
+
+
 def test_nobody_is_pinged_where_it_is_off(run):
     async def scenario():
         hub = Hub()

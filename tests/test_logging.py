@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -116,7 +118,7 @@ def test_a_payload_that_a_handler_chokes_on_is_not_logged(run, caplog):
         async with raw_connections(hub, "/") as raw:
             await subscribed(hub, "default")
             await raw.send_frame(TEXT, SECRET.encode())
-            assert await raw.read_close() == (1011, "internal error")
+            assert (await raw.read_to_close())[0].payload[2:] == b"internal error"
 
     run(scenario())
     assert "ValueError" in caplog.text
@@ -160,3 +162,13 @@ def test_the_command_writes_json_lines(start_process):
 
     line = asyncio.run(use_up())
     assert (line["event"], line["level"], line["reason"]) == ("accept_paused", "WARNING", "Too many open files")
+
+
+def test_every_event_is_documented():
+    root = Path(__file__).parent.parent
+    sources = [path.read_text() for path in (root / "fastbcast").glob("*.py*") if path.suffix in (".py", ".pyx")]
+    calls = r'(?:(?:log_event|_log)\(\s*logging\.\w+,\s*|\.report\()"(\w+)"'
+    events = set(re.findall(calls, "".join(sources)))
+    documented = set(re.findall(r"`(\w+)`", (root / "docs" / "logging.md").read_text()))
+    assert len(events) > 10
+    assert events <= documented

@@ -16,6 +16,7 @@ from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import subscribed, until
 
 from fastbcast import Hub, serve
+from fastbcast.door import Door
 
 
 async def read_and_answer_close(client):
@@ -62,6 +63,25 @@ def test_a_server_may_be_awaited_and_closed_by_hand(run):
             await closing_server
             await waiting
         assert server.sockets == ()
+
+    run(scenario())
+
+
+def test_what_is_sent_does_not_wait_for_more(run, monkeypatch):
+    transports = []
+
+    class Recording(Door):
+        def connection_made(self, transport):
+            transports.append(transport)
+            super().connection_made(transport)
+
+    monkeypatch.setattr("fastbcast.server.Door", Recording)
+
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)):
+                sock = transports[0].get_extra_info("socket")
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
     run(scenario())
 

@@ -1,0 +1,31 @@
+"""What a client sends, in reads of any size: the compiled Parser must agree with the slow one of reference.py.
+
+An input is `n` (its lowest four bits), the sizes of `n` reads, one byte each, and then the bytes that are read; what
+those reads leave comes in one more.
+"""
+
+import reference
+
+from fastbcast._parser import Parser
+
+MAX_MESSAGE_BYTES = 130
+MAX_FRAGMENTS = 4
+MAX_READS = 15
+
+
+def reads_of(data):
+    count = data[0] & MAX_READS if data else 0
+    sizes, stream = data[1 : 1 + count], data[1 + count :]
+    for size in sizes:
+        yield stream[:size]
+        stream = stream[size:]
+    yield stream
+
+
+def check(data):
+    """AssertionError if the two differ at one of the reads."""
+    fast, slow = Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS), reference.Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS)
+    for read in reads_of(data):
+        events = [event[:2] if event[0] == "failed" else event for event in fast.parse(read)]
+        expected = slow.parse(read)
+        assert events == expected, (read, events, expected)

@@ -1,0 +1,47 @@
+"""benchmarks/soak.py in short: after thousands of connections that ended in every way the server holds what it held."""
+
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+import soak
+from conftest import seconds
+
+IDLE = soak.Sample(
+    clients=0, descriptors=12, tasks=2, objects=23_000, channels=1, subscriptions=0, rss_bytes=33 * soak.MIB,
+    disconnects={},
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_server_holds_nothing_of_the_connections_that_ended(loop, capsys):
+    arguments = ["--connections", "3000", "--seconds", str(seconds(60)), "--loop", loop]
+    if "FASTBCAST_SANITIZERS" in os.environ:    # their allocator keeps what is freed
+        arguments += ["--tolerated-mib", "1000"]
+    assert soak.main(arguments) == 0
+    output = capsys.readouterr().out
+    for cause in ("client", "connection_lost", "protocol_error", "slow_consumer"):
+        assert cause in output
+
+
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [("descriptors", 1), ("tasks", 1), ("channels", 1), ("objects", 500), ("rss_bytes", 3 * soak.MIB)],
+)
+def test_what_grows_is_named(name, growth):
+    grown = replace(IDLE, **{name: getattr(IDLE, name) + growth})
+    (fault,) = soak.find_growth(IDLE, grown, tolerated_rss_bytes=2 * soak.MIB)
+    assert fault.startswith(name)
+    assert soak.find_growth(grown, IDLE, tolerated_rss_bytes=0) == []
+
+
+def test_noise_is_no_growth():
+    noisy = replace(IDLE, objects=IDLE.objects + 50, rss_bytes=IDLE.rss_bytes + soak.MIB, disconnects={"client": 1})
+    assert soak.find_growth(IDLE, noisy, tolerated_rss_bytes=2 * soak.MIB) == []
+
+
+def test_what_is_not_done_in_time_has_a_status_of_its_own(capsys):
+    assert soak.main(["--connections", "100000", "--seconds", "2"]) == 2
+    assert "not done" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import test_slow_clients
 import test_stalls
 import websockets
 from raw_client import RawClient, ask, get, handshake, serving
-from reference import CLOSE
+from reference import BINARY, CLOSE, client_frame
 from support import connections, stall, subscribed, until
 
 from fastbcast import Hub, serve
@@ -135,6 +135,30 @@ def test_messages_of_every_size_in_both_directions(run, tls, size):
             await client.close(3000, "bye")
             assert client.close_code == 3000
             await subscribed(hub, "x", 1)
+
+    run(scenario())
+
+
+def test_what_was_decrypted_while_reading_was_paused_is_not_forgotten(run, tls):
+    """Many records come in one read, and the first message fills the inbox: nothing more will come to wake it up."""
+
+    async def scenario():
+        hub = Hub(max_inbox_messages=1)
+        received = []
+
+        @hub.on_message
+        async def _(client, message):
+            await asyncio.sleep(0)
+            received.append(message)
+
+        async with serving(hub) as server:
+            with closing(await RawClient.connect(server.port, "/x")) as raw:
+                messages = [b"%d" % number for number in range(50)]
+                for message in messages:
+                    raw.tls.write(client_frame(BINARY, message))
+                await asyncio.get_running_loop().sock_sendall(raw.sock, raw.outgoing.read())
+                await until(lambda: len(received) == 50)
+                assert received == messages
 
     run(scenario())
 

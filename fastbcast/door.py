@@ -268,7 +268,7 @@ class Door(asyncio.Protocol):
             self._refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
             return
         self._leave_queue()
-        if server.upgrade(
+        if not server.upgrade(
             self._transport,
             self._socket,
             request,
@@ -278,7 +278,6 @@ class Door(asyncio.Protocol):
             self._address if self._is_proxied else None,
             self._counted_as,
         ):
-        else:
             self._transport.abort()
 
     def _tell_listeners(self, request: Request, granted: Any) -> None:

@@ -434,7 +434,7 @@ def quick(clients: int = 200) -> list[Case]:
 SCENARIOS: dict[str, Callable[..., list[Case]]] = {
     scenario.__name__: scenario
     for scenario in (
-        lockstep, pipelined, peers, large, openloop, many, memory, keepalive, stalled, backlog, fair,
-        channels, handshakes, freshness, quick,
+        lockstep, pipelined, peers, large, openloop, many, memory, keepalive, stalled, backlog, fair, channels,
+        handshakes, freshness, quick,
     )
 }

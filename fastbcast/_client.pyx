@@ -224,6 +224,14 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         """Close for a reason of the server's own (counted under `cause`)."""
         self._begin_close(code, reason, cause)
 
+    def _close_when_caught_up(self, int code, str reason, str cause):
+        """The same, unless the socket is full: it has not got yet what comes before the CLOSE. Returns whether."""
+        self._catch_up_all(BEFORE_CLOSE)
+        if self.wire.socket.state != WRITABLE:
+            return False
+        self._begin_close(code, reason, cause)
+        return True
+
     def _evict(self, str cause):
         """The client does not keep up (counted under `cause`)."""
         self._leave_all(True)

@@ -231,7 +231,7 @@ cdef class Log:
         return 0
 
     cdef object view(self, uint64_t start, uint64_t end):
-        """Return the bytes from `start` to `end`, which lie in one frame, as a view that keeps its segment."""
+        """Return the bytes from `start` to `end`, which lie in one segment (as a frame does), as a view that keeps it."""
         cdef int i = self.span_count - 1
         while self.spans[i].start > start:
             i -= 1

@@ -16,7 +16,8 @@ cdef struct Place:
     uint64_t judged_from        # lag counts from here: the end of the burst in which it fell behind
     uint64_t soft_since_ns      # over the soft limit since then; 0: it is not
     uint64_t rest_seq           # the message whose rest the Transport holds; 0: it holds none
-    uint64_t rest_ns            # when that was published
+    uint64_t rest_end_seq       # and those behind it up to this one, which is not included (more than one: under TLS)
+    uint64_t rest_ns            # when the first of them was published
     uint64_t skipped            # messages it did not get because it was too far behind
     uint64_t conflated          # messages it did not get because a newer one of the same key came first
     uint64_t keyless            # while is_compacted: messages without a key before slot.seq

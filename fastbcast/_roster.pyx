@@ -125,7 +125,9 @@ cdef class Roster(Sweepable):
         if lag or slot.place.rest_seq:
             totals.behind += 1
         totals.bytes += lag
-        totals.messages += self.log.next_seq - slot.seq + (slot.place.rest_seq != 0)
+        totals.messages += self.log.next_seq - slot.seq
+        if slot.place.rest_seq:
+            totals.messages += slot.place.rest_end_seq - slot.place.rest_seq
         totals.max_bytes = max(totals.max_bytes, lag)
         if oldest_ns and (totals.oldest_ns == 0 or oldest_ns < totals.oldest_ns):
             totals.oldest_ns = oldest_ns

@@ -1,10 +1,10 @@
 """A round: every slot of a channel is visited once, and what it lacks is sent.
 
     visit  |  cursor == tail    nothing to do
-           |  WRITABLE          one send(2) of all it lacks
+           |  WRITABLE          one send(2) of all it lacks; under TLS whole frames for its Transport
            |  PAUSED            judged (see _policy): stays, jumps, or is closed; or reads compacted from now on
            v
-    set aside: refused | failed | over its limit | compacted        (settled with the GIL)
+    set aside: refused | failed | over its limit | compacted | encrypted        (settled with the GIL)
 
 A round goes once around the dense array of slots, from `position`, for `remaining` more visits; it is cut
 into slices bounded in time, and what is published between two slices goes out with the visits that follow.
@@ -33,7 +33,7 @@ from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport iovec
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Place, Slot
 from fastbcast._roster cimport Subscription
-from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
+from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, ENCRYPTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
 from fastbcast._tally cimport Tally
 from fastbcast._wire cimport PAUSED, WRITABLE
 
@@ -56,6 +56,7 @@ cdef extern from *:
 cdef enum:
     IOVEC_COUNT = 16            # pieces of one send; a lane with more segments takes several
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late
+    ENCRYPTED_BYTES = 65536     # whole frames that a TLS Transport is given at once, if one is not larger: four records
 
 
 cdef class Round(Tally):
@@ -141,7 +142,7 @@ cdef class Round(Tally):
         cdef uint64_t sends = 0
         cdef uint64_t seq
         cdef uint64_t limit
-        cdef int compacted = 0
+        cdef int python_sends = 0
         cdef uint32_t index = self.position
         cdef Slot* slot
         cdef iovec[IOVEC_COUNT] pieces
@@ -159,7 +160,10 @@ cdef class Round(Tally):
             elif is_conflating and slot.place.is_compacted:
                 if slot.socket.state == WRITABLE:
                     self._set_aside(index, COMPACTED, 0)
-                    compacted += 1
+                    python_sends += 1
+            elif slot.socket.state == WRITABLE and slot.socket.fd < 0:
+                self._set_aside(index, ENCRYPTED, 0)
+                python_sends += 1
             elif slot.socket.state == WRITABLE:
                 count = self.log.gather(slot.cursor, pieces, IOVEC_COUNT)
                 wanted = pieces[0].iov_len
@@ -205,7 +209,7 @@ cdef class Round(Tally):
             if index == self.count:
                 index = 0
             self.remaining -= 1
-            if self.sweeper.aside_count == ASIDE_CAPACITY or compacted == SENDS_PER_CLOCK_READ:
+            if self.sweeper.aside_count == ASIDE_CAPACITY or python_sends == SENDS_PER_CLOCK_READ:
                 break
             if sends % SENDS_PER_CLOCK_READ == SENDS_PER_CLOCK_READ - 1 and now_ns() >= deadline_ns:
                 break
@@ -248,8 +252,8 @@ cdef class Round(Tally):
         """Finish what a slice set aside: rests first, then the dead, then those over their limit.
 
         Nothing here runs user code; the removals that follow from it move slots, so the indexes are
-        turned into subscriptions before the first of them. Of those that read from the compact log each gets at
-        least one send, and more until the deadline.
+        turned into subscriptions before the first of them. Of those that read from the compact log, or whose
+        Transport encrypts, each gets at least one send, and more until the deadline.
         """
         cdef Subscription subscription
         cdef uint32_t i
@@ -257,6 +261,7 @@ cdef class Round(Tally):
         cdef list failed = []
         cdef list over_limit = []
         cdef list compacted = []
+        cdef list encrypted = []
         for i in range(self.sweeper.aside_count):
             subscription = <Subscription>self.slots[self.sweeper.asides[i].index].place.subscription
             if self.sweeper.asides[i].verdict == REFUSED:
@@ -265,6 +270,8 @@ cdef class Round(Tally):
                 failed.append((subscription, self.sweeper.asides[i].error))
             elif self.sweeper.asides[i].verdict == COMPACTED:
                 compacted.append(subscription)
+            elif self.sweeper.asides[i].verdict == ENCRYPTED:
+                encrypted.append(subscription)
             else:
                 over_limit.append(subscription)
         self.sweeper.aside_count = 0
@@ -278,6 +285,8 @@ cdef class Round(Tally):
             self.evict(subscription, "slow_consumer")
         for subscription in compacted:
             self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
+        for subscription in encrypted:
+            self._send_encrypted(subscription, deadline_ns)
         return 0
 
     cdef int evict(self, Subscription subscription, str cause) except -1:
@@ -305,19 +314,57 @@ cdef class Round(Tally):
         cdef uint64_t start = slot.cursor
         slot.cursor = self.log.end_of(seq)
         slot.seq = seq + 1
-        self._give(subscription, self.log.view(start, slot.cursor), seq, self.log.published_ns(seq))
+        self._give(subscription, self.log.view(start, slot.cursor), seq, seq + 1, self.log.published_ns(seq))
         if subscription.is_active and not subscription.place.rest_seq \
                 and self.slots[subscription.index].seq != self.log.next_seq:
             self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
 
-    cdef int _give(self, Subscription subscription, object rest, uint64_t seq, uint64_t published_ns) except -1:
-        """Hand the rest of message `seq` to the client's Transport; one that raises loses its connection."""
-        self.counters.delivered_messages += 1
+    cdef int _send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1:
+        """Give the Transport what the subscriber lacks, some whole frames at a time, until it has to keep any.
+
+        At the deadline what is left waits for one more round.
+        """
+        cdef iovec piece
+        cdef Slot* slot
+        cdef uint64_t start
+        cdef uint64_t seq
+        cdef bint has_sent = False
+        while subscription.is_active and subscription.wire.socket.state == WRITABLE:
+            slot = &self.slots[subscription.index]
+            start = slot.cursor
+            seq = slot.seq
+            if start == self.log.tail:
+                self.keeps_up(slot.place)
+                break
+            if has_sent and now_ns() >= deadline_ns:
+                self.has_returners = True
+                self.ask_for_round()
+                break
+            has_sent = True
+            self.log.gather(start, &piece, 1)
+            slot.seq = max(seq + 1, self.log.seq_at(start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES)))
+            slot.cursor = self.log.end_of(slot.seq - 1)
+            self.counters.sends += 1
+            self._give(
+                subscription, self.log.view(start, slot.cursor), seq, slot.seq, self.log.published_ns(seq)
+            )
+            self.counters.refused_sends += subscription.wire.socket.state == PAUSED
+        return 0
+
+    cdef int _give(
+        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t published_ns
+    ) except -1:
+        """Hand the rest of message `seq`, and those up to `end_seq`, to the client's Transport.
+
+        One that raises loses its connection.
+        """
+        self.counters.delivered_messages += end_seq - seq
         self.counters.sent_bytes += <uint64_t>len(rest)
         try:
             if subscription.wire.hand_over(rest):
                 subscription.place.rest_seq = seq
+                subscription.place.rest_end_seq = end_seq
                 subscription.place.rest_ns = published_ns
         except Exception as error:
             self.sweeper.report("transport_failed", self.name, error)
@@ -365,8 +412,11 @@ cdef class Round(Tally):
                 slot.place.is_compacted = self.policy.release_ns != 0
                 break
             message.msg_iovlen = count
-            with nogil:
-                sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if subscription.wire.is_encrypted:
+                sent = 0    # the Transport gets one frame after the other
+            else:
+                with nogil:
+                    sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
             self.counters.sends += 1
             if sent < 0:
                 if errno == EINTR:
@@ -389,8 +439,10 @@ cdef class Round(Tally):
                     self.counters.sent_bytes += <uint64_t>frame_bytes
                     sent -= frame_bytes
                 else:
-                    self.counters.refused_sends += 1
-                    self._give(subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.published_ns)
+                    self.counters.refused_sends += not subscription.wire.is_encrypted
+                    self._give(
+                        subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.seq + 1, entry.published_ns
+                    )
                     break
         return 0
 

@@ -12,6 +12,7 @@ cdef enum Verdict:
     FAILED = 1              # send(2) failed
     OVER_LIMIT = 2          # too far behind, and the policy is to evict
     COMPACTED = 3           # it reads from the compact log
+    ENCRYPTED = 4           # only its Transport may write
 
 
 cdef struct Aside:

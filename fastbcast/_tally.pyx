@@ -151,7 +151,7 @@ cdef class Tally(Roster):
     cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept:
         if slot.seq <= fate.seq:
             return not slot.place.is_compacted or self.compact.holds(fate.seq)
-        return slot.place.rest_seq == fate.seq and fate.seq != 0
+        return slot.place.rest_seq <= fate.seq < slot.place.rest_end_seq and slot.place.rest_seq != 0
 
     cdef int check_flushes(self) except -1:
         """Call `on_done` of those that wait for nothing."""

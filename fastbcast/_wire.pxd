@@ -9,7 +9,7 @@ cdef enum SocketState:
 
 cdef struct Socket:
     # What a sweep reads without the GIL. Written by the loop's thread only, and never during a slice.
-    int fd
+    int fd              # -1: only the Transport may write (TLS), or the connection is gone
     int state
 
 
@@ -18,6 +18,7 @@ cdef class Wire:
     # Set by `attach`, None after `detach`.
     cdef object transport               # asyncio.Transport
     cdef object owner                   # the Client: told when too much waits
+    cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
     # Weak reference to the Segment that the Transport was given a view of, until `resume`; None: it was not.

@@ -5,6 +5,9 @@
       `-- what the kernel refused --> Transport -------'         state PAUSED: only the Transport writes
     direct frames, pongs, CLOSE ----^
 
+Under TLS the fd is not known here, so that no sweep can write to it: all goes through the Transport (tls.py), which
+encrypts what it is given at once and whose buffer is the ciphertext's.
+
 Invariants
 
 1. While the state is WRITABLE the Transport's buffer is empty, and the sweep may use the fd directly; while
@@ -12,8 +15,9 @@ Invariants
    `resume_writing` tell exactly.
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
-4. What waits in the Transport is bounded: the rest of one frame, one CLOSE, at most
-   `max_direct_bytes` of direct frames, and the pongs to what one read has brought.
+4. What waits in the Transport is bounded: the rest of one frame (under TLS one frame, or frames of at most
+   ENCRYPTED_BYTES of _round.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
+   to what one read has brought.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -32,7 +36,8 @@ cdef class Wire:
         self.owner = owner
         self.transport = transport
         self.max_direct_bytes = max_direct_bytes
-        self.socket.fd = fd
+        self.is_encrypted = transport.get_extra_info("ssl_object") is not None
+        self.socket.fd = -1 if self.is_encrypted else fd
         self.socket.state = WRITABLE
 
     @property
@@ -41,16 +46,19 @@ cdef class Wire:
         return self.socket.state == PAUSED
 
     cdef bint hand_over(self, object rest) except -1:
-        """Give the Transport the rest of a frame, a view of a Segment; returns whether it had to keep any of it.
+        """Give the Transport the rest of a frame, or under TLS whole frames, as a view of a Segment.
+
+        Returns whether it had to keep any of it.
 
         Also right when the kernel took nothing of the frame: only a Transport that holds something
         waits for the socket to become writable.
         """
         cdef Py_ssize_t rest_bytes = len(rest)
-        if rest_bytes <= COPIED_REST_BYTES:
-            rest = bytes(rest)
-        else:
-            self.viewed = ref(rest.obj)
+        if not self.is_encrypted:
+            if rest_bytes <= COPIED_REST_BYTES:
+                rest = bytes(rest)
+            else:
+                self.viewed = ref(rest.obj)
         self._write(rest, rest_bytes)
         if self.socket.state == WRITABLE:
             self.viewed = None

@@ -1,4 +1,4 @@
-"""Listening sockets: bind, accept, and pause when file descriptors run out.
+"""Accepting connections, with a pause when file descriptors run out.
 
 asyncio's servers are not used here: uvloop's closes itself for good at EMFILE, and asyncio's logs a
 traceback for every try. Here accepting pauses, a warning is logged, and the clients wait in the
@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from .log import log_event
@@ -29,37 +29,18 @@ GONE = {
 
 
 class Acceptor:
-    """Accepts connections on some addresses; gives `on_accept` each socket, non-blocking, and the peer's address."""
+    """Accepts connections on listening sockets; gives `on_accept` each, non-blocking, and the peer's address."""
 
-    def __init__(self, on_accept: Callable[[socket.socket, Any], None]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], on_accept: Callable[[socket.socket, Any], None]) -> None:
+        self._sockets = sockets
         self._on_accept = on_accept
         self._loop = asyncio.get_running_loop()
         self._is_short = False
         self._retry: asyncio.TimerHandle | None = None
-        self.sockets: list[socket.socket] = []
-
-    async def listen(self, host: str | None, port: int, backlog: int) -> None:
-        """Bind every address of `host`; OSError (with nothing left bound) if one cannot be."""
-        infos = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, _, _, _, address in dict.fromkeys(infos):
-                if port == 0 and self.sockets:  # the same free port on every address
-                    address = (address[0], self.sockets[0].getsockname()[1], *address[2:])
-                listener = socket.socket(family, socket.SOCK_STREAM)
-                self.sockets.append(listener)
-                listener.setblocking(False)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
-                listener.listen(backlog)
-        except BaseException:
-            self.close()
-            raise
 
     def start(self) -> None:
         """Begin to accept."""
-        for listener in self.sockets:
+        for listener in self._sockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -96,7 +77,7 @@ class Acceptor:
     def _try_again(self) -> None:
         self._retry = None
         try:
-            for listener in self.sockets:
+            for listener in self._sockets:
                 self._accept(listener)
         finally:
             if self._retry is None:  # not paused again
@@ -105,15 +86,12 @@ class Acceptor:
                 self.start()
 
     def _stop(self) -> None:
-        for listener in self.sockets:
+        for listener in self._sockets:
             self._loop.remove_reader(listener.fileno())
 
     def close(self) -> None:
-        """Stop accepting and close the listeners."""
+        """Stop accepting; the sockets stay open."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         self._stop()
-        for listener in self.sockets:
-            listener.close()
-        self.sockets.clear()

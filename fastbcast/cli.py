@@ -9,6 +9,8 @@ import os
 import random
 import resource
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import fields
@@ -20,11 +22,15 @@ import uvloop
 
 from . import __version__, log
 from .door import DEFAULT_CHANNEL
+from .handover import HandoverFailed
 from .hub import Hub
+from .listeners import inherit, inherit_from_systemd
 from .load.command import bench_command, load_command
 from .options import POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .own_token import token_option
+from .process import Process
 from .server import Server, serve
+from .tls import make_context
 from .tokens import Tokens
 from .tool import listen_to, publish_to
 
@@ -109,8 +115,15 @@ def _server_options(command: _Command) -> _Command:
         click.option("--loop", "loop_name", type=click.Choice(["uvloop", "asyncio"]), default="uvloop",
                      show_default=True, help="The event loop."),
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
-                     help="How long SIGTERM lets pending messages finish."),
+                     help="Over how long SIGTERM, or a handover, spreads the clients' ends (1012)."),
         *reversed(_limit_options()),
+        click.option("--handover", "handover_path", type=click.Path(), metavar="PATH",
+                     help="Take over from the process started with the same PATH, and let the next one do so."),
+        click.option("--key", type=click.Path(), metavar="PATH", help="The certificate's private key, PEM."),
+        click.option("--cert", type=click.Path(), metavar="PATH",
+                     help="Speak TLS with this certificate chain, PEM; SIGHUP reads it and the key again."),
+        click.option("--fd", metavar="N", help="Listen on an inherited descriptor instead, or on those of `systemd`."),
+        click.option("--uds", type=click.Path(), metavar="PATH", help="Listen on a Unix socket instead."),
         click.option("--forwarded-allow-ips", metavar="ADDRESSES",
                      callback=lambda _context, _option, value: value.split(",") if value else (),
                      help="Proxies whose X-Forwarded-For or Forwarded is believed: addresses and networks with commas "
@@ -217,6 +230,11 @@ async def _run_server(
     port: int,
     page: bool,
     relay: bool,
+    uds: str | None,
+    fd: str | None,
+    cert: str | None,
+    key: str | None,
+    handover_path: str | None,
     drain_seconds: float,
     subscribe_path: Path | None = None,
     publish_path: Path | None = None,
@@ -226,48 +244,69 @@ async def _run_server(
     def settings_of(kind: type) -> dict[str, Any]:
         return {field.name: limits[field.name] for field in fields(kind) if field.name in limits}
 
+    process = Process(handover_path, drain_seconds)
     try:
         hub = Hub(**settings_of(HubOptions))
         hub.configure("*", **settings_of(ChannelOptions))
+        tls = _make_tls(cert, key)
+        sock = None if fd is None else _inherit(fd)
         tokens = Tokens(subscribe_path, publish_path, relay=relay)
-        serving = serve(hub, host, port, page=page, **settings_of(ServerOptions))
+        await process.find_predecessor()
+        if process.predecessor is not None:
+            uds, sock = None, process.predecessor.sockets
+        serving = serve(hub, host, port, uds=uds, sock=sock, ssl=tls, page=page, **settings_of(ServerOptions))
     except ValueError as error:
         click.echo(f"fastbcast: {error}", err=True)
         return 2
+    except HandoverFailed as error:
+        click.echo(f"fastbcast: cannot take over at {handover_path}: {error}", err=True)
+        return 1
     hub.authorize(tokens)
     hub.on_message(hub.relay)
     asyncio.get_running_loop().set_exception_handler(log.handle_loop_error)
-    stop = _stop_signals()
+    if tls is not None:
+        process.reloads.append(lambda: setattr(server, "ssl", _make_tls(cert, key)))
+    if subscribe_path is not None or publish_path is not None:
+        process.reloads.append(tokens.reload)
     try:
-        server = await serving
+        server = await process.start(serving)
     except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
+        where = getattr(error, "filename", None) or _address(host, port)
         reason = getattr(error, "strerror", None) or error
-        click.echo(f"fastbcast: cannot listen on {_address(host, port)}: {reason}", err=True)
+        click.echo(f"fastbcast: cannot listen on {where}: {reason}", err=True)
         return 1
     gc.freeze()  # what is alive now stays: later collections need not look at it
     gc.set_threshold(*GC_THRESHOLD)
-    click.echo(f"listening on ws://{_address(host, server.port)}/")
+    click.echo(f"listening on {_describe(server)}")
     task = asyncio.create_task(background(hub, server)) if background is not None else None
-    received = await stop
+    await process.run(server)
     if task is not None:
         task.cancel()
-    await server.close(drain_seconds=drain_seconds if received == signal.SIGTERM else 0)
     return 0
 
 
-def _stop_signals() -> asyncio.Future[signal.Signals]:
-    """Return a future of the first SIGINT or SIGTERM; the second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
+def _make_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise ValueError("--cert and --key belong together")
+    return make_context(cert, key)
 
-    def on_signal(received: signal.Signals) -> None:
-        if stop.done():
-            os._exit(128 + received)
-        stop.set_result(received)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
+def _inherit(fd: str) -> list[socket.socket]:
+    if fd == "systemd":
+        return inherit_from_systemd()
+    if not fd.isdecimal():
+        raise ValueError(f"--fd is the number of a descriptor, or systemd, got {fd!r}")
+    return [inherit(int(fd))]
+
+
+def _describe(server: Server) -> str:
+    """Name the first place where the server listens, as a URL where there is one."""
+    address = server.sockets[0].getsockname()
+    if not isinstance(address, tuple):
+        return f"unix:{address}"
+    return f"{'ws' if server.ssl is None else 'wss'}://{_address(server.host or address[0], address[1])}/"
 
 
 def _address(host: str, port: int) -> str:
@@ -276,8 +315,10 @@ def _address(host: str, port: int) -> str:
 
 async def _demo(hub: Hub, server: Server) -> None:
     """Publish a price that wanders, once a second, to the default channel."""
-    address = _address(server.host or "127.0.0.1", server.port)
-    click.echo(f"open http://{address}/ in a browser, best in two windows; Ctrl-C ends it")
+    if server.port:
+        scheme = "http" if server.ssl is None else "https"
+        address = _address(server.host or "127.0.0.1", server.port)
+        click.echo(f"open {scheme}://{address}/ in a browser, best in two windows; Ctrl-C ends it")
     price = 64_000.0
     while True:
         step = random.gauss(0, 12)

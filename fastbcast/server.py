@@ -1,6 +1,6 @@
-"""serve(): a hub on a port.
+"""serve(): a hub on a port, a Unix socket, or sockets made by somebody else.
 
-    Acceptor -> Door (handshake, authorize, page) -> Client -> Hub
+    Listeners -> Acceptor -> [Tls] -> Door (handshake, authorize, page) -> Client -> Hub
 
 `async with serve(hub, "127.0.0.1", 8080) as server:` or `server = await serve(...)`.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl as tls_module
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from http import HTTPStatus
 from importlib.resources import files
 from types import TracebackType
@@ -23,14 +24,18 @@ from ._frames import encode_close
 from .acceptor import Acceptor
 from .admission import Admission
 from .door import Door
+from .drain import CODE as RESTART_CODE
+from .drain import close_spread, make_reason
 from .handshake import encode_response
 from .hub import Hub
 from .keepalive import Keepalive
+from .listeners import Listeners, open_listeners
 from .lobby import Lobby
 from .options import ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
 from .rights import Grant
+from .tls import Tls
 from .typing import Request
 
 __all__ = ["Server", "serve"]
@@ -39,13 +44,29 @@ __all__ = ["Server", "serve"]
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform == "darwin" else 25)
 
 
+_Sock = socket.socket | Iterable[socket.socket] | Listeners
+
+
 class Server:
     """What `serve()` gives. Its methods belong to the event loop's thread."""
 
-    def __init__(self, hub: Hub, host: str | None, port: int, options: ServerOptions) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        host: str | None,
+        port: int,
+        options: ServerOptions,
+        uds: str | None = None,
+        sock: _Sock | None = None,
+        ssl: tls_module.SSLContext | None = None,
+    ) -> None:
         self.hub = hub
-        self.host = host
+        self.host = host if uds is None and sock is None else None
         self._port = port
+        self._uds = uds
+        self._sock = sock
+        self.ssl = ssl
+        """The context of connections from now on; None: without TLS."""
         self.options = options
         self._page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
         self.subscribe_path = options.subscribe_path    # read for every client
@@ -60,7 +81,9 @@ class Server:
         self.refused: Counter[str] = Counter()
         self._clients: dict[Client, str | None] = {}    # and what admission counts each under
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._listeners = Listeners()
         self._acceptor: Acceptor | None = None
+        self._is_draining = False
         self._empty: asyncio.Event = asyncio.Event()
         self._closed: asyncio.Event = asyncio.Event()
 
@@ -69,37 +92,67 @@ class Server:
     async def start(self) -> Server:
         """Bind and accept; OSError if an address cannot be bound."""
         self.hub.bind()
-        self._acceptor = Acceptor(self._connect)
-        await self._acceptor.listen(self.host, self._port, self.options.backlog)
+        self._listeners = await open_listeners(self.host, self._port, self._uds, self._sock, self.options.backlog)
+        self._acceptor = Acceptor(self._listeners.sockets, self._connect)
         self._acceptor.start()
         return self
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets."""
-        return tuple(self._acceptor.sockets) if self._acceptor is not None else ()
+        return tuple(self._listeners.sockets)
+
+    @property
+    def listeners(self) -> Listeners:
+        """The listening sockets and their files, for who takes them over."""
+        return self._listeners
 
     @property
     def port(self) -> int:
-        """The port of the first listening socket: the one that was free if 0 was asked for."""
-        port: int = self.sockets[0].getsockname()[1]
-        return port
+        """The port of the first listening socket: the one that was free if 0 was asked for. 0 for a Unix socket."""
+        address = self.sockets[0].getsockname()
+        return address[1] if isinstance(address, tuple) else 0
 
-    async def close(self, *, code: int = 1001, reason: str = "going away", drain_seconds: float = 0) -> None:
+    async def drain(self, over: float, *, retry_after: float | None = None) -> None:
+        """Stop accepting, close the clients with 1012 spread over `over` seconds, and wait until they are gone.
+
+        Each gets what was published before its CLOSE, whose reason says when to come back:
+        "service restart; retry-after=4.2" (seconds; `over` if it is not given). Handshakes go on; those
+        that take longer than `over`, and clients that are behind until then, are ended as `close()` does.
+        `close()` meanwhile ends it at once.
+        """
+        reason = make_reason(over if retry_after is None else retry_after)
+        encode_close(RESTART_CODE, reason)
+        if not 0 <= over < float("inf"):
+            raise ValueError(f"over must be a number of seconds, got {over!r}")
+        if self._acceptor is None or self._is_draining or self.is_closing:
+            return
+        self._is_draining = True
+        self._stop_accepting()
+        await close_spread(lambda: list(self._clients), self._is_empty, over, reason)
+        if not self.is_closing:
+            await self.close(code=RESTART_CODE, reason=reason)
+
+    def _is_empty(self) -> bool:
+        return self.is_closing or not (self._clients or self.doors or self._connecting)
+
+    def _stop_accepting(self) -> None:
+        assert self._acceptor is not None
+        self._acceptor.close()
+        self._listeners.close()
+
+    async def close(self, *, code: int = 1001, reason: str = "going away") -> None:
         """Stop accepting, close every client with `code`, and wait until they are gone.
 
-        With `drain_seconds`, first wait as long for what was published so far to be written. Who does not
-        answer the CLOSE within the hub's `close_seconds` is aborted.
+        Who does not answer the CLOSE within the hub's `close_seconds` is aborted.
         """
         if self._acceptor is None or self._closed.is_set():
             return
         encode_close(code, reason)  # raises now what would be wrong with them later
-        self._acceptor.close()
+        self._stop_accepting()
         self.is_closing = True
         await asyncio.gather(*self._connecting, return_exceptions=True)
         self.doors.close()
-        if drain_seconds > 0:
-            await self.hub.flushed(timeout=drain_seconds)
         try:
             for client in list(self._clients):
                 client._close_because(code, reason, "going_away")
@@ -126,7 +179,7 @@ class Server:
 
     def _connect(self, accepted: socket.socket, address: Any) -> None:
         try:
-            if self.options.notsent_lowat_bytes:
+            if self.options.notsent_lowat_bytes and accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.options.notsent_lowat_bytes)
             if self.options.send_buffer_bytes:
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.options.send_buffer_bytes)
@@ -134,9 +187,16 @@ class Server:
             accepted.close()
             return
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(lambda: Door(self, accepted, address), accepted))
+        task = loop.create_task(loop.connect_accepted_socket(lambda: self._make_protocol(accepted, address), accepted))
         self._connecting.add(task)
         task.add_done_callback(self._connected)
+
+    def _make_protocol(self, accepted: socket.socket, address: Any) -> asyncio.BaseProtocol:
+        door = Door(self, accepted, address)
+        return door if self.ssl is None else Tls(self.ssl, door, self._tls_failed)
+
+    def _tls_failed(self) -> None:
+        self.refused["tls"] += 1
 
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
@@ -227,13 +287,29 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     """Serve `hub` on `host`:`port`; await it, or use it as an async context manager that closes at the end.
 
     host, port: where to listen; port 0 takes a free one (`server.port`).
+    uds: a Unix socket's path, instead of them. A dead server's file there is replaced; removed at the end.
+    sock: a listening socket, or some, instead of them (an inherited descriptor: `socket.socket(fileno=3)`); closed
+    at the end.
+    ssl: a server's SSLContext, for TLS; `server.ssl = context` changes it for connections from then on.
     options: see ServerOptions.
 
     Raises OSError if an address cannot be bound, TypeError or ValueError for an impossible option.
     """
 
-    def __init__(self, hub: Hub, host: str | None = "127.0.0.1", port: int = 0, **options: Any) -> None:
-        self._server = Server(hub, host, port, ServerOptions(**options))
+    def __init__(
+        self,
+        hub: Hub,
+        host: str | None = "127.0.0.1",
+        port: int = 0,
+        *,
+        uds: str | None = None,
+        sock: _Sock | None = None,
+        ssl: tls_module.SSLContext | None = None,
+        **options: Any,
+    ) -> None:
+        if uds is not None and sock is not None:
+            raise ValueError("uds and sock are two places to listen: give one")
+        self._server = Server(hub, host, port, ServerOptions(**options), uds, sock, ssl)
 
     def __await__(self) -> Generator[Any, None, Server]:
         return self._server.start().__await__()

@@ -9,12 +9,15 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 
 import hypothesis
 import pytest
+import trustme
 import uvloop
+from raw_client import RawClient
 
 import fastbcast.log
 
@@ -72,6 +75,24 @@ def run(request):
     return run_coroutine
 
 
+@pytest.fixture(scope="session")
+def authority():
+    """A certificate authority of our own."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority, monkeypatch):
+    """Let servers and RawClients speak TLS."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    monkeypatch.setattr(RawClient, "server_tls", server)
+    monkeypatch.setattr(RawClient, "client_tls", client)
+    return server, client
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A real Chromium. Only as long as a module: Playwright's own event loop runs in this thread meanwhile."""
@@ -97,13 +118,13 @@ class ServerProcess:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         line = self.process.stdout.readline().decode()
-        match = re.search(r"ws://\S+:(\d+)/", line)
+        match = re.search(r"(ws|wss)://\S+:(\d+)/|unix:", line)
         if match is None:
             self.process.kill()
             raise AssertionError(f"{command} printed {line!r}, then {self.process.communicate()}")
-        self.port = int(match[1])
-        self.url = f"ws://127.0.0.1:{self.port}/"
-        self.http_url = f"http://127.0.0.1:{self.port}/"
+        self.port = int(match[2] or 0)
+        self.url = f"{match[1]}://127.0.0.1:{self.port}/"
+        self.http_url = self.url.replace("ws", "http", 1)
 
     def stop(self, number=signal.SIGINT):
         """End it by a signal; return (exit status, rest of standard output, standard error)."""

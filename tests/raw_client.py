@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import socket
+import ssl
 import struct
 import weakref
 from contextlib import asynccontextmanager, closing
@@ -29,7 +30,7 @@ def handshake(path="/", **headers):
 @asynccontextmanager
 async def serving(hub, **options):
     """`fastbcast.serve`, but the RawClients go first: the server's close need not wait for their answers."""
-    async with fastbcast.serve(hub, **options) as server:
+    async with fastbcast.serve(hub, ssl=RawClient.server_tls, **options) as server:
         try:
             yield server
         finally:
@@ -41,10 +42,13 @@ class RawClient:
     """Use `await RawClient.connect(port, "/path")`; nothing is read but by the read methods."""
 
     instances = weakref.WeakSet()
+    # Contexts of both sides, set by the fixture `tls`.
+    server_tls = client_tls = None
 
     def __init__(self, sock):
         self.instances.add(self)
         self.sock = sock
+        self.tls = None
         self.data = b""         # received, not parsed yet
         self.frames = []        # parsed, not returned yet
         self.is_eof = False
@@ -56,7 +60,25 @@ class RawClient:
         if receive_buffer_bytes is not None:  # before connect: it sets the window's scale
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-        return cls(sock)
+        client = cls(sock)
+        if cls.client_tls is not None:
+            await client.start_tls(cls.client_tls)
+        return client
+
+    async def start_tls(self, context):
+        """The client's side of the TLS handshake; the connection's bytes are records from now on."""
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await loop.sock_sendall(self.sock, self.outgoing.read())
+                self.incoming.write(await loop.sock_recv(self.sock, 65536))
+            else:
+                await loop.sock_sendall(self.sock, self.outgoing.read())
+                return
 
     @classmethod
     async def connect(cls, port, path="/", receive_buffer_bytes=None, **headers):
@@ -68,7 +90,17 @@ class RawClient:
         return client
 
     async def send(self, data):
-        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+        await asyncio.get_running_loop().sock_sendall(self.sock, self._encrypt(data))
+
+    def send_now(self, data):
+        """Send what the socket certainly has room for."""
+        self.sock.send(self._encrypt(data))
+
+    def _encrypt(self, data):
+        if self.tls is None:
+            return data
+        self.tls.write(data)
+        return self.outgoing.read()
 
     async def send_frame(self, opcode, payload=b"", **options):
         await self.send(client_frame(opcode, payload, **options))
@@ -79,9 +111,22 @@ class RawClient:
             data = await asyncio.get_running_loop().sock_recv(self.sock, size)
         except ConnectionError:
             data = b""
-        self.data += data
         self.is_eof = not data
-        return bool(data)
+        self.take(data)
+        return not self.is_eof
+
+    def take(self, data):
+        """Bytes from the connection."""
+        if self.tls is None:
+            self.data += data
+            return
+        self.incoming.write(data)
+        try:
+            while chunk := self.tls.read(65536):
+                self.data += chunk
+            self.is_eof = True
+        except ssl.SSLWantReadError:
+            pass
 
     async def read_head(self):
         while b"\r\n\r\n" not in self.data and await self.receive():

@@ -49,7 +49,7 @@ def check(hub):
 async def raw_connections(hub, *paths, receive_buffer_bytes=None, **options):
     """Serve `hub` and connect to each path: gives a RawClient for each, no list if there is one path."""
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(serve(hub, **options))
+        server = await stack.enter_async_context(serve(hub, ssl=RawClient.server_tls, **options))
         raws = [
             stack.enter_context(closing(await RawClient.connect(server.port, path, receive_buffer_bytes)))
             for path in paths
@@ -106,7 +106,7 @@ def read_some(raw, size):
         data = raw.sock.recv(size)
     except BlockingIOError:
         return 0
-    raw.data += data
+    raw.take(data)
     return len(data)
 
 

@@ -161,24 +161,24 @@ def test_without_relay_a_client_that_sends_is_closed_with_1008_and_the_others_st
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_closes_the_clients_with_1001_and_ends_with_0(serve_process, number, loop):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1001), (signal.SIGTERM, 1012)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_closes_the_clients_and_ends_with_0(serve_process, number, code, loop):
     server = serve_process("--relay", "--loop", loop)
     with connect(server.url) as one, connect(server.url + "a") as other:
         assert server.stop(number) == (0, "", "")
         for client in (one, other):
             with pytest.raises(ConnectionClosed) as caught:
                 receive(client)
-            assert caught.value.rcvd.code == 1001
+            assert caught.value.rcvd.code == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_second_signal_ends_it_at_once_while_a_client_does_not_answer(serve_process, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1001), (signal.SIGTERM, 1012)], ids=["SIGINT", "SIGTERM"])
+def test_a_second_signal_ends_it_at_once_while_a_client_does_not_answer(serve_process, number, code):
     server = serve_process()
     with SilentClient(server.port) as client:
         server.process.send_signal(number)
         (close,) = client.read_to_close()
-        assert close.payload[:2] == (1001).to_bytes(2, "big")
+        assert close.payload[:2] == code.to_bytes(2, "big")
         assert server.process.poll() is None  # it waits for the answer
         assert server.stop(number) == (128 + number, "", "")
 
@@ -193,8 +193,8 @@ def test_sigterm_lets_a_slow_reader_have_what_was_published_and_waits_no_longer(
         server.process.send_signal(signal.SIGTERM)
         frames = slow.read_to_close()
         assert [frame.payload for frame in frames[:-1]] == messages
-        assert frames[-1].payload[:2] == (1001).to_bytes(2, "big")
-        slow.sock.sendall(client_frame(CLOSE, (1001).to_bytes(2, "big")))
+        assert frames[-1].payload[:2] == (1012).to_bytes(2, "big")
+        slow.sock.sendall(client_frame(CLOSE, (1012).to_bytes(2, "big")))
         assert server.process.communicate(timeout=seconds(20)) == (b"", b"")
         assert server.process.returncode == 0
 

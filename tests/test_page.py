@@ -235,3 +235,20 @@ def test_chromium_as_a_foreign_client(relay, open_page):
     page = open_page(relay.http_url)
     expect_state(page, "connected")
     check_browser(relay, page.evaluate)
+
+
+def test_the_page_over_tls(serve_process, open_page, authority, tmp_path):
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    relay = serve_process("--relay", "--cert", cert, "--key", key)
+    pages = [open_page(relay.http_url, ignore_https_errors=True) for _ in range(2)]
+    for page in pages:
+        expect_state(page, "connected")
+    for message in ("over TLS", "x" * 100_000):
+        pages[0].get_by_label("Message to the server").fill(message)
+        pages[0].keyboard.press("Enter")
+    for page in pages:
+        expect(page.locator("#received")).to_have_text("2")
+        expect(texts(page).first).to_have_text("over TLS")

@@ -146,7 +146,8 @@ class Peer:
         except BlockingIOError:
             return False
         self.raw.is_eof = not data
-        frames, self.raw.data = parse_frames(self.raw.data + data)
+        self.raw.take(data)
+        frames, self.raw.data = parse_frames(self.raw.data)
         for frame in frames:
             self.receive(frame)
         return bool(data)
@@ -335,7 +336,7 @@ class Play:
     async def ping(self, peer, step):
         peer.pings += 1
         with contextlib.suppress(BlockingIOError):
-            peer.raw.sock.send(client_frame(PING, b"%d" % peer.pings))
+            peer.raw.send_now(client_frame(PING, b"%d" % peer.pings))
 
     async def close(self, peer, step):
         missed, messages = sum(peer.client.missed), peer.client.lag.messages
@@ -345,7 +346,7 @@ class Play:
         peer.leave(peer.active(), missed, messages)
 
     async def say_goodbye(self, peer, step):
-        peer.raw.sock.send(client_frame(CLOSE, close_payload(3000)))
+        peer.raw.send_now(client_frame(CLOSE, close_payload(3000)))
         peer.close_codes = {3000, 1013}     # it leaves once the CLOSE has arrived
 
     async def reset(self, peer, step):
@@ -474,7 +475,7 @@ class Play:
         assert peer.direct_received == len(peer.direct)
         peer.check_due()
         if peer.close != 3000:
-            peer.raw.sock.send(client_frame(CLOSE, close_payload(peer.close)))
+            peer.raw.send_now(client_frame(CLOSE, close_payload(peer.close)))
         while not peer.raw.is_eof:
             peer.read()
             await asyncio.sleep(0)

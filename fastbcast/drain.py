@@ -1,0 +1,51 @@
+"""Ending a server without a reconnect storm: its clients are closed one after the other, spread over some seconds.
+
+    ----|..|.|...|..|.|..|...|.|..|----> seconds     each | closes some: 1012 "service restart; retry-after=5.0"
+        each client after its pending frames         who is still behind at the end is closed then
+
+All clients that are closed at once come back at once. Jitter on their side cannot be counted on, so it is here: each
+is closed at a time of its own, and told to wait equally long, so that they also come back one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+CODE = 1012
+"""Service Restart, in IANA's registry of close codes (RFC 6455 section 11.7)."""
+TICK_SECONDS = 0.05
+"""Closes come this often, at most: a sweep over the clients costs more than a close."""
+
+
+def make_reason(retry_seconds: float) -> str:
+    """Return what a client is told: when to come back. At most 123 bytes (RFC 6455 section 5.5)."""
+    return f"service restart; retry-after={retry_seconds:.1f}"
+
+
+async def close_spread(
+    get_clients: Callable[[], list[Client]], is_over: Callable[[], bool], seconds: float, reason: str
+) -> None:
+    """Close all clients, in no order, evenly over `seconds`; those that come meanwhile too. Returns when is_over().
+
+    Whoever is behind is left for later, and at the end to the caller. Few clients are closed sooner: one each tick.
+    """
+    ticks = math.ceil(seconds / TICK_SECONDS)
+    for left in range(ticks, 0, -1):
+        still_open = [client for client in get_clients() if client.is_open]
+        share = math.ceil(len(still_open) / left)
+        random.shuffle(still_open)
+        for client in still_open:
+            if client._close_when_caught_up(CODE, reason, "going_away"):
+                share -= 1
+                if share == 0:
+                    break
+        if is_over():
+            return
+        await asyncio.sleep(seconds / ticks)

@@ -1,0 +1,88 @@
+"""The life of a server's process: it takes over, serves, reads files again at SIGHUP, drains, and ends.
+
+    find_predecessor -> start -> ... SIGHUP: reload ... -> run until  SIGTERM, or taken over:  drain (1012)
+                                                                      SIGINT:                  close (1001)
+                                                                      a second signal:         the end, at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+from .handover import Offer, Predecessor, find_predecessor
+from .log import log_event
+from .server import Server, serve
+
+TAKEN_OVER = "taken over"
+
+
+class Process:
+    """One server and its process; made first of all, so that no signal comes too early."""
+
+    def __init__(self, handover_path: str | None, drain_seconds: float) -> None:
+        self._handover_path = handover_path
+        self._drain_seconds = drain_seconds
+        self._loop = asyncio.get_running_loop()
+        self._stop: asyncio.Future[signal.Signals | str] = self._loop.create_future()
+        self._offer: Offer | None = None
+        self.predecessor: Predecessor | None = None
+        """Who hands over its sockets to this process."""
+        self.reloads: list[Callable[[], object]] = []
+        """What SIGHUP does. Each may raise ValueError or OSError; then, all is as it was."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._signalled, number)
+
+    async def find_predecessor(self) -> None:
+        """Set `predecessor` if there is one; HandoverFailed if what is there hands over nothing."""
+        if self._handover_path is not None:
+            self.predecessor = await find_predecessor(self._handover_path)
+
+    async def start(self, serving: serve) -> Server:
+        """Serve, and send the predecessor home. OSError if something cannot be bound."""
+        server = await serving
+        if self._handover_path is not None and not self._stop.done():
+            try:
+                if self.predecessor is not None:
+                    await self.predecessor.dismiss(server.listeners)
+                self._offer = Offer(self._handover_path, server.listeners, self._taken_over)
+            except OSError as error:
+                if self.predecessor is None:
+                    await server.close()
+                    raise
+                log_event(logging.ERROR, "handover_not_offered", path=self._handover_path, reason=str(error))
+            finally:
+                if self.predecessor is not None:
+                    self.predecessor.close()
+        if self.reloads:    # with nothing to read again it ends the process, as ever: a terminal was closed
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        return server
+
+    async def run(self, server: Server) -> None:
+        """Wait for the end, and bring it about."""
+        received = await self._stop
+        if received == signal.SIGINT:
+            await server.close()
+        else:
+            await server.drain(self._drain_seconds, retry_after=0 if received == TAKEN_OVER else None)
+        if self._offer is not None:
+            await self._offer.close()
+
+    def _signalled(self, received: signal.Signals) -> None:
+        if self._stop.done():
+            os._exit(128 + received)
+        self._stop.set_result(received)
+
+    def _taken_over(self) -> None:
+        if not self._stop.done():
+            self._stop.set_result(TAKEN_OVER)
+
+    def _reload(self) -> None:
+        for reload in self.reloads:
+            try:
+                reload()
+            except (ValueError, OSError) as error:
+                log_event(logging.ERROR, "reload_failed", reason=str(error))

@@ -344,6 +344,7 @@ class Door(asyncio.Protocol):
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
         self._stop_counting()
         self._wait_in(self._server.doors.lingering)
+        self._transport.resume_reading()    # or the peer's end would not be seen
         self._head = b""    # of no use any more, and it may linger
         self._transport.write(head if self._method == b"HEAD" else head + body)
         try:

@@ -155,7 +155,7 @@ class ServerOptions:
     """Connections before their 101. Above it the one that has been sending its head for the longest is cut off;
     if all wait for the hook, the new one gets 503. Four times the backlog."""
     max_connections: int = 100_000
-    """Connections there may be at once (503 above). At 5 KiB each, half a gigabyte."""
+    """Connections there may be at once (503 above). At 3 KiB each, 300 MB."""
     max_connections_per_address: int = 1000
     """Those from one IPv4 address or IPv6 /64 network (429 above): more than an office behind one address has.
     Loopback and Unix sockets are exempt, unless a trusted proxy names the address."""

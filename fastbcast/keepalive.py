@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 8
 """A limit of time is seen at most an eighth of it late."""
+MAX_BUCKETS = 1024
+"""Who is to be looked at later than the wheel reaches is looked at too early, and again: that costs next to nothing."""
 JITTER = 0.2
 """How much of `ping_seconds` may be taken off, at random."""
 
@@ -41,7 +43,7 @@ class Keepalive:
         self._ping_seconds = ping_seconds
         self._pong_seconds = pong_seconds
         self._tick_seconds = min(MAX_TICK_SECONDS, ping_seconds / TICKS_PER_LIMIT, pong_seconds / TICKS_PER_LIMIT)
-        bucket_count = math.ceil(ping_seconds / self._tick_seconds) + 2
+        bucket_count = min(math.ceil(ping_seconds / self._tick_seconds) + 2, MAX_BUCKETS)
         self._buckets: list[set[Client]] = [set() for _ in range(bucket_count)]
         self._position = 0
         self._count = 0
@@ -64,7 +66,7 @@ class Keepalive:
         return self._ping_seconds * (1 - JITTER * random.random())
 
     def _look_again(self, client: Client, seconds: float) -> None:
-        ticks = max(1, math.ceil(seconds / self._tick_seconds))
+        ticks = min(max(1, math.ceil(seconds / self._tick_seconds)), len(self._buckets) - 1)
         client._bucket = self._buckets[(self._position + ticks) % len(self._buckets)]
         client._bucket.add(client)
 

@@ -12,7 +12,7 @@ from reference import CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import SMALL_BUFFERS, client_of, fill, subscribed, until
 from websockets.asyncio.client import connect
 
-from fastbcast import Hub, serve
+from fastbcast import Hub, keepalive, serve
 from fastbcast.keepalive import Keepalive
 
 SOON = {"ping_seconds": 0.05, "pong_seconds": 0.05}
@@ -204,5 +204,23 @@ def test_clients_that_come_together_are_not_pinged_together(run):
         assert len(sizes) >= 5
         for newcomer in newcomers:
             keepalive.discard(newcomer)
+
+    run(scenario())
+
+
+def test_a_long_time_beside_a_short_one_costs_no_memory(run):
+    async def scenario():
+        return len(Keepalive(10_000, 1)._buckets)
+
+    assert run(scenario()) <= keepalive.MAX_BUCKETS
+
+
+def test_who_is_silent_for_longer_than_the_wheel_reaches_is_pinged_all_the_same(run, monkeypatch):
+    monkeypatch.setattr(keepalive, "MAX_BUCKETS", 3)
+
+    async def scenario():
+        async with serving(Hub(), **PATIENT) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await answer_pings(client, 3)
 
     run(scenario())

@@ -121,6 +121,8 @@ class HubOptions:
             "close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001,
             "max_inbound_messages_per_second": 0,
         })
+        if self.max_fragments >= 2**32:  # the parser counts them in so many bits
+            raise ValueError(f"max_fragments must be below 2**32, got {self.max_fragments!r}")
         if not isinstance(self.channel_name_pattern, str):
             raise TypeError(f"channel_name_pattern must be a str, got {self.channel_name_pattern!r}")
         try:
@@ -178,6 +180,8 @@ class ServerOptions:
             "notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001, "authorize_seconds": 0.001,
             "ping_seconds": 0, "pong_seconds": 0.001,
         })
+        if 0 < self.ping_seconds < 0.001:
+            raise ValueError(f"ping_seconds must be 0 or at least 0.001, got {self.ping_seconds!r}")
         for name in ("origins", "subprotocols", "forwarded_allow_ips"):
             object.__setattr__(self, name, _to_names(name, getattr(self, name)))
         for subprotocol in self.subprotocols:

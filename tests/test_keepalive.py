@@ -215,7 +215,32 @@ def test_a_long_time_beside_a_short_one_costs_no_memory(run):
     assert run(scenario()) <= keepalive.MAX_BUCKETS
 
 
-def test_who_is_silent_for_longer_than_the_wheel_reaches_is_pinged_all_the_same(run, monkeypatch):
+def test_who_is_due_later_than_the_wheel_reaches_is_looked_at_once_a_turn_until_then(run, monkeypatch):
+    monkeypatch.setattr(keepalive, "MAX_BUCKETS", 4)
+
+    class Silent:
+        _bucket = None
+        looks = 0
+
+        def _keep_alive(self, ping_seconds, pong_seconds):
+            self.looks += 1
+            return 0.008 if self.looks < 1000 else 0.001    # twice the wheel: the bucket that is being emptied
+
+    async def scenario():
+        wheel = Keepalive(1, 0.008)
+        client = Silent()
+        wheel.add(client)
+        looks = []
+        for _ in range(9):
+            wheel._tick()
+            looks.append(client.looks)
+        wheel.discard(client)
+        return looks
+
+    assert run(scenario()) == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_wheel_that_does_not_reach_pings_in_time_all_the_same(run, monkeypatch):
     monkeypatch.setattr(keepalive, "MAX_BUCKETS", 3)
 
     async def scenario():

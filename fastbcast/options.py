@@ -144,7 +144,7 @@ class ServerOptions:
     handshake_seconds: float = 10.0
     """How long the head of a request may take (408 above)."""
     max_head_bytes: int = 16 * KIB
-    """The largest head of a request (431 above)."""
+    """The largest head of a request (431 above), and what a client may send behind it before its 101 (400 above)."""
     ping_seconds: float = 25.0
     """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
     are idle for 60 s."""

@@ -5,7 +5,8 @@ import logging
 from contextlib import closing
 
 import pytest
-from raw_client import RawClient, ask, handshake
+from raw_client import RawClient, answer_of, ask, handshake
+from reference import BINARY, client_frame
 from support import until
 
 from fastbcast import Hub, Reject, serve
@@ -188,29 +189,44 @@ def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
     assert caplog.records == []
 
 
-def test_what_a_client_sends_while_the_hook_decides_is_bounded(run):
+@pytest.mark.parametrize("is_asked", [True, False], ids=["while it decides", "with the request"])
+def test_too_much_before_the_answer_is_refused_and_kept_nowhere(run, is_asked):
     async def scenario():
         hub = Hub()
-        entered = asyncio.Event()
-
-        @hub.authorize
-        async def wait_for_ever(request):
-            entered.set()
-            await asyncio.Event().wait()
-
-        async with serve(hub) as server:
+        entered, cancelled = authorize_for_ever(hub)
+        async with serve(hub, max_head_bytes=1000) as server:
             with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake())
-                await entered.wait()
-                sent, blocked_turns = 0, 0
-                while blocked_turns < 100:  # a server that reads takes some in each turn
-                    try:
-                        sent += client.sock.send(bytes(65536))
-                        blocked_turns = 0
-                    except BlockingIOError:
-                        blocked_turns += 1
-                        await asyncio.sleep(0)
-                    assert sent < 64 * 1024 * 1024
+                if is_asked:
+                    await client.send(handshake())
+                    await entered.wait()
+                    await client.send(bytes(1001))
+                    await cancelled.wait()
+                else:
+                    await client.send(handshake() + bytes(1001))
+                status, _, body = await answer_of(client)
+                assert (status, body) == (400, b"too much was sent before the answer\n")
+            assert entered.is_set() == is_asked
+            assert server.stats()["refused"] == {"max_head_bytes": 1}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_as_much_as_a_head_may_come_before_the_answer(run, is_async):
+    async def scenario():
+        hub = Hub()
+        received = []
+        hub.on_message(lambda client, message: received.append(message))
+
+        async def decide(request):
+            await asyncio.sleep(0)
+
+        hub.authorize(decide if is_async else lambda request: None)
+        async with serve(hub, max_head_bytes=1000) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake() + client_frame(BINARY, bytes(1000 - 8)))
+                await until(lambda: received)
+        assert received == [bytes(1000 - 8)]
 
     run(scenario())
 

@@ -5,8 +5,8 @@
 
 Invariants
 
-1. A head has at most `max_head_bytes` and `handshake_seconds`, an async authorize hook `authorize_seconds`: lobby.py.
-   What comes behind the head before its answer has at most `max_head_bytes`, too.
+1. A head has at most `max_head_bytes`, `max_head_lines` and `handshake_seconds`, an async authorize hook
+   `authorize_seconds`: lobby.py. What comes behind the head before its answer has at most `max_head_bytes`, too.
 2. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
 3. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
 4. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
@@ -125,6 +125,9 @@ class Door(asyncio.Protocol):
             self._refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         head, self._head = self._head[: end + 4], self._head[end + 4 :]
+        if head.count(b"\n") > self._server.options.max_head_lines + 1:    # the empty one is no line of it
+            self._refuse("max_head_lines", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
         try:
             self._parse(head)
         except HttpParserError as error:

@@ -145,6 +145,8 @@ class ServerOptions:
     """How long the head of a request may take (408 above)."""
     max_head_bytes: int = 16 * KIB
     """The largest head of a request (431 above), and what a client may send behind it before its 101 (400 above)."""
+    max_head_lines: int = 100
+    """Lines of that head (431 above): a line costs more time than its bytes. Precedent: Apache's LimitRequestFields."""
     ping_seconds: float = 25.0
     """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
     are idle for 60 s."""

@@ -1,13 +1,14 @@
 """The headers of a request: what the rules of the door make of them must agree with what is obvious.
 
-An input is the lines of a head, as `name: value`, behind the request line.
+An input is the lines of a head, as `name: value`; a first line that is none of these is the request's target.
 """
 
 import base64
 import hashlib
 import re
+from urllib.parse import unquote_to_bytes
 
-from fastbcast.handshake import choose_subprotocol, encode_response, find_fault
+from fastbcast.handshake import choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast.origins import Origins
 from fastbcast.proxies import TrustedProxies
 
@@ -54,9 +55,22 @@ def is_right(headers):
 def check(data):
     """AssertionError if a rule differs, or lets through what it must not."""
     headers = read_headers(data)
+    check_target(data.partition(b"\n")[0])
     check_handshake(headers)
     check_origin(headers)
     check_proxies(headers)
+
+
+def check_target(target):
+    try:
+        path, query = split_target(target)
+    except ValueError:
+        return
+    # Of both forms: what follows the authority, up to the first question mark, and what follows that.
+    origin_form = re.sub(rb"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*", b"", target).partition(b"#")[0]
+    raw_path, _, raw_query = origin_form.partition(b"?")
+    assert path == unquote_to_bytes(raw_path or b"/").decode(), (target, path)
+    assert query == raw_query.decode("latin-1"), (target, query)
 
 
 def check_handshake(headers):

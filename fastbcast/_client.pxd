@@ -25,6 +25,7 @@ cdef class Client(_Base):
     cdef ReadBuffer read_buffer         # of the hub
     cdef bint is_reading_paused         # by the inbox
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    cdef Py_ssize_t partial_bytes       # of an unfinished message, as the hub knows of it: see partials.py
     # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock
     cdef uint64_t pinged_ns             # when it was last pinged; 0: not since something was received
@@ -46,5 +47,6 @@ cdef class Client(_Base):
     cdef int _begin_close(self, object code, str reason, str cause) except -1
     cdef int _abort(self, str reason, str by, str cause) except -1
     cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef int _count_partial(self) except -1
     cdef int _receive_close(self) except -1
     cdef int _fail_connection(self) except -1

@@ -52,7 +52,6 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire = Wire(self, transport, fd, hub.max_direct_bytes)
         self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
         self.read_buffer = hub.read_buffer
-        self.may_read_much = True
 
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.
@@ -261,14 +260,16 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if silent_seconds < ping_seconds:
             self.pinged_ns = 0
             return ping_seconds - silent_seconds
-        # Other clocks run for who does not read, and for who is closing; whom we do not read cannot be heard.
-        if self.wire.socket.state != WRITABLE or self.is_reading_paused:
+        if self.wire.socket.state != WRITABLE:  # other clocks run for who does not read, and for who is closing
             self.pinged_ns = 0
+            return ping_seconds
+        if self.is_reading_paused:  # whom we do not read cannot be heard; but a ping that is refused tells of a reset
+            self.pinged_ns = 0
+            self.hub.pings += self.wire.write_frame(_PING)
             return ping_seconds
         if self.pinged_ns <= self.received_ns:
             self.pinged_ns = coarse_ns()
-            self.hub.pings += 1
-            self.wire.write_frame(_PING)
+            self.hub.pings += self.wire.write_frame(_PING)
             return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
         pinged_seconds = (coarse_ns() - self.pinged_ns) / 1e9
         if pinged_seconds >= pong_seconds:
@@ -399,6 +400,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
+        if self.partial_bytes:
+            self.hub.partials.update(self, 0)
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
@@ -434,6 +437,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 self.wire.write_pongs(pongs)
                 pongs = None
             if event == NOTHING or self.wire.transport is None:
+                self._count_partial()
                 return events
             events += 1
             if event == CLOSE:
@@ -448,6 +452,19 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 pongs.append(make_frame(OPCODE_PONG, parser.control, parser.control_len))
             elif event == FAILED:
                 self._fail_connection()
+
+    cdef int _count_partial(self) except -1:
+        cdef Py_ssize_t size = self.parser.partial_bytes()
+        if size != self.partial_bytes:
+            self.partial_bytes = size
+            self.hub.partials.update(self, size)
+        return 0
+
+    def _drop_partial(self):
+        """All clients together keep too much of unfinished messages, and this one has been at it for the longest."""
+        self.partial_bytes = 0
+        self.parser.fail(1013, "too many unfinished messages", "partial_full")
+        self._fail_connection()
 
     cdef int _fail_connection(self) except -1:
         """The peer broke the protocol (section 7.1.7); what it still sends is dropped by the Parser."""

@@ -65,6 +65,8 @@ cdef class Parser:
 
     cdef int feed(self, uint8_t* data, Py_ssize_t len) noexcept
     cdef Event next_event(self) except *
+    cdef Py_ssize_t partial_bytes(self) noexcept
+    cdef Event fail(self, int code, str reason, str cause) except *
     cdef bint _read_header(self) except *
     cdef bint _check_first_bytes(self) except *
     cdef bint _check_length(self) except *
@@ -72,4 +74,3 @@ cdef class Parser:
     cdef Event _read_data(self) except *
     cdef Event _finish_message(self, const uint8_t* data, Py_ssize_t len) except *
     cdef Event _finish_control(self) except *
-    cdef Event _fail(self, int code, str reason, str cause) except *

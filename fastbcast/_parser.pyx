@@ -42,8 +42,9 @@ cdef enum:
 cdef class ReadBuffer:
     """Where all clients of a hub read into, one after the other: what is read is used up before the next read."""
 
-    def __cinit__(self):
-        cdef bytearray storage = bytearray(READ_BYTES)  # the views keep it, and keep it from being resized
+    def __cinit__(self, bint is_small=False):
+        # The views keep it, and keep it from being resized.
+        cdef bytearray storage = bytearray(READ_BYTES_OF_TINY_FRAMES if is_small else READ_BYTES)
         self.data = <uint8_t*>PyByteArray_AS_STRING(storage)
         self.large = memoryview(storage)
         self.small = self.large[:READ_BYTES_OF_TINY_FRAMES]
@@ -80,6 +81,10 @@ cdef class Parser:
         self.data = data
         self.len = 0 if self.is_over else len
         return 0
+
+    cdef Py_ssize_t partial_bytes(self) noexcept:
+        """Return how much it keeps of a message that is not whole yet."""
+        return 0 if self.assembled is None else len(self.assembled)
 
     cdef Event next_event(self) except *:
         """Return what comes next of the bytes that were fed."""
@@ -121,25 +126,25 @@ cdef class Parser:
         self.opcode = self.header[0] & OPCODE
         self.is_final = self.header[0] & FIN != 0
         if self.header[0] & RESERVED:
-            self._fail(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
+            self.fail(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
         elif self.opcode not in (
             OPCODE_CONTINUATION, OPCODE_TEXT, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG
         ):
-            self._fail(1002, "an unknown opcode (RFC 6455 section 5.2)", "protocol_error")
+            self.fail(1002, "an unknown opcode (RFC 6455 section 5.2)", "protocol_error")
         elif not self.header[1] & MASKED:
-            self._fail(1002, "a client's frame without a mask (RFC 6455 section 5.1)", "protocol_error")
+            self.fail(1002, "a client's frame without a mask (RFC 6455 section 5.1)", "protocol_error")
         elif self.opcode & 0x8:
             if not self.is_final:
-                self._fail(1002, "a control frame in fragments (RFC 6455 section 5.5)", "protocol_error")
+                self.fail(1002, "a control frame in fragments (RFC 6455 section 5.5)", "protocol_error")
             elif length > MAX_CONTROL_PAYLOAD_BYTES:
-                self._fail(1002, "a control frame above 125 bytes (RFC 6455 section 5.5)", "protocol_error")
+                self.fail(1002, "a control frame above 125 bytes (RFC 6455 section 5.5)", "protocol_error")
         elif self.opcode == OPCODE_CONTINUATION:
             if self.message_opcode == 0:
-                self._fail(1002, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
+                self.fail(1002, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
             elif self.fragments >= self.max_fragments:
-                self._fail(1008, "too many fragments", "too_many_fragments")
+                self.fail(1008, "too many fragments", "too_many_fragments")
         elif self.message_opcode != 0:
-            self._fail(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
+            self.fail(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
         self.header_bytes = 2 + (0 if length < 126 else 2 if length == 126 else 8) + 4
         return not self.is_over
 
@@ -152,7 +157,7 @@ cdef class Parser:
             for i in range(2, self.header_bytes - 4):
                 length = length << 8 | self.header[i]
             if length >> 63 or length < (126 if self.header_bytes == 8 else 65536):
-                self._fail(1002, "a length not in its shortest form (RFC 6455 section 5.2)", "protocol_error")
+                self.fail(1002, "a length not in its shortest form (RFC 6455 section 5.2)", "protocol_error")
                 return False
         memcpy(self.mask, &self.header[self.header_bytes - 4], 4)
         self.payload_left = length
@@ -162,10 +167,9 @@ cdef class Parser:
         if self.opcode != OPCODE_CONTINUATION:
             self.message_opcode = self.opcode
             self.fragments = 0
-            self.utf8.left = 0
         self.fragments += 1
         if length > <uint64_t>(self.max_message_bytes - (0 if self.assembled is None else len(self.assembled))):
-            self._fail(1009, "message too big", "message_too_big")
+            self.fail(1009, "message too big", "message_too_big")
             return False
         return True
 
@@ -195,7 +199,7 @@ cdef class Parser:
         if self.is_final and not self.has_header and self.assembled is None:
             return self._finish_message(data, size)     # all of it is here, in one piece
         if self.message_opcode == OPCODE_TEXT and not check_utf8(&self.utf8, data, size):
-            return self._fail(1007, "invalid UTF-8 in text", "invalid_text")
+            return self.fail(1007, "invalid UTF-8 in text", "invalid_text")
         if self.assembled is None:
             self.assembled = bytearray()
         assembled_bytes = len(self.assembled)
@@ -211,7 +215,7 @@ cdef class Parser:
             try:
                 self.message = PyUnicode_DecodeUTF8(<char*>data, len, NULL)
             except UnicodeDecodeError:
-                return self._fail(1007, "invalid UTF-8 in text", "invalid_text")
+                return self.fail(1007, "invalid UTF-8 in text", "invalid_text")
         else:
             self.message = PyBytes_FromStringAndSize(<char*>data, len)
         self.message_opcode = 0
@@ -226,20 +230,21 @@ cdef class Parser:
         self.close_code = NO_CODE_RECEIVED
         self.close_reason = ""
         if self.control_len == 1:
-            return self._fail(1002, "half a close code (RFC 6455 section 5.5.1)", "protocol_error")
+            return self.fail(1002, "half a close code (RFC 6455 section 5.5.1)", "protocol_error")
         if self.control_len:
             self.close_code = self.control[0] << 8 | self.control[1]
             if not is_sendable_close_code(self.close_code):
-                return self._fail(1002, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
+                return self.fail(1002, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
             try:
                 self.close_reason = PyUnicode_DecodeUTF8(<char*>&self.control[2], self.control_len - 2, NULL)
             except UnicodeDecodeError:
-                return self._fail(1007, "invalid UTF-8 in a close reason", "invalid_text")
+                return self.fail(1007, "invalid UTF-8 in a close reason", "invalid_text")
         self.is_over = True
         self.len = 0
         return CLOSE
 
-    cdef Event _fail(self, int code, str reason, str cause) except *:
+    cdef Event fail(self, int code, str reason, str cause) except *:
+        """Give up: nothing more is looked at, and nothing kept."""
         self.failure = (code, reason, cause)
         self.is_over = True
         self.len = 0

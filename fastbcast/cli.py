@@ -59,6 +59,7 @@ _LIMITS = {
     "max_direct_bytes": "What may wait for one client beside its channels' messages.",
     "max_log_bytes": "What all channels may hold for clients that are behind.",
     "max_pinned_bytes": "What the rests of large messages may hold beside that.",
+    "max_partial_bytes": "What all clients may have sent of unfinished messages (1013 to the oldest above).",
     "max_channels": "Channels there may be at once (503 above).",
     "max_channel_name_bytes": "The longest name of a channel (400 above).",
     "channel_name_pattern": "A regular expression for the names of channels (400 otherwise).",

@@ -37,6 +37,7 @@ from .handlers import Handlers
 from .log import log_event
 from .names import ChannelNames
 from .options import ChannelOptions, HubOptions
+from .partials import Partials
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
 
@@ -88,7 +89,9 @@ class Hub:
         self._queue_lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
         # Read by the compiled client.
-        self.read_buffer = ReadBuffer()
+        # What one read brings is handled whole, and counts: with a limit of the rate it is little.
+        self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
+        self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes))
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes
@@ -374,6 +377,7 @@ class Hub:
             "channels": len(channels),
             "subscriptions": sum(channel.subscribers for channel in channels),
             "log_bytes": self._sweeper.ledger.log_bytes,
+            "partial_bytes": self.partials.total_bytes,
             "pinned_bytes": self._sweeper.ledger.pinned_bytes,
             "lag": self._sum_lag(channels),
             "received_messages": self._received_messages,

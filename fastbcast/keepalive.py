@@ -10,7 +10,7 @@ Invariants
 1. A client is in one bucket from its 101 to its end, and is looked at once or twice in `ping_seconds` (or in a round of
    the wheel, if that is shorter), whatever it sends and however many there are: no task and no timer of its own.
 2. Any byte that is received is a sign of life. A client whose socket is full is not pinged: `stall_seconds` is for it.
-   Nor is one that is not read from, for its inbox or its rate: its answer would not be seen.
+   One that is not read from, for its inbox or its rate, is pinged for what a reset answers, and not given up.
 3. The times are spread, so that clients that came together are not pinged together.
 """
 

@@ -32,7 +32,6 @@ class Lobby:
         self.reading: Deadlines[Door] = Deadlines(options.handshake_seconds, methodcaller("refuse_slow_head"))
         self.deciding: Deadlines[Door] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
         self.lingering: Deadlines[Door] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
-
         self._waiting = [queue.waiting for queue in (self.reading, self.deciding, self.lingering)]
 
     def __len__(self) -> int:

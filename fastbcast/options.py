@@ -92,6 +92,9 @@ class HubOptions:
     max_pinned_bytes: int = 64 * MIB
     """What Transports may hold of messages that the logs have forgotten (rests of large frames). Above it those
     clients that have been blocked for the longest are aborted."""
+    max_partial_bytes: int = 64 * MIB
+    """What all clients together may have sent of messages that are not whole yet, or `max_message_bytes` if that is
+    more. Above it those that have been at theirs for the longest are closed with 1013."""
     max_channels: int = 200_000
     """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
     max_channel_name_bytes: int = 255

@@ -143,6 +143,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                     size = len(data := self._ssl.read(RECORD_BYTES))
             except ssl.SSLWantReadError:
                 break
+            except ssl.SSLZeroReturnError:  # what an end is called once ours was sent
+                size = 0
             except ssl.SSLError as error:
                 self._fail(error)
                 return

@@ -154,23 +154,6 @@ def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(ru
     run(scenario())
 
 
-def test_who_sent_too_much_to_a_hook_that_took_too_long_is_seen_to_leave(run, monkeypatch):
-    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 600)
-
-    async def scenario():
-        hub = Hub()
-        authorize_for_ever(hub)
-        async with serve(hub, authorize_seconds=0.05, max_head_bytes=1024) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake())
-                await until(lambda: server.doors.deciding.waiting)
-                await client.send(bytes(2048))
-                assert (await client.read_head()).startswith("HTTP/1.1 503 ")
-            await until(lambda: server.stats()["handshakes"] == 0)
-
-    run(scenario())
-
-
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
 def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
     async def scenario():

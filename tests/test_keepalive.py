@@ -150,6 +150,19 @@ def test_a_client_that_is_not_read_from_is_not_given_up(run, options):
     run(scenario())
 
 
+def test_a_client_that_is_not_read_from_and_was_reset_is_seen_to_be_gone(run):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=1e-6)
+        async with serving(hub, **SOON) as server:
+            held = await RawClient.connect(server.port, "/x")
+            await held.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2"))
+            await until(lambda: hub.stats()["inbound_pauses"] == 1)
+            held.reset()
+            await until(lambda: hub.stats()["disconnects"] == {"connection_lost": 1})
+
+    run(scenario())
+
+
 def test_nobody_is_pinged_where_it_is_off(run):
     async def scenario():
         hub = Hub()

@@ -75,6 +75,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._on_failure = on_failure
         self._transport: asyncio.Transport
+        self._protocol: Any = None
         self._is_open = False       # the handshake is done
         self._is_ended = False      # close_notify was sent: nothing may follow
         self._is_reading_paused = False
@@ -106,8 +107,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Pass it on."""
-        self._protocol.connection_lost(cast("Exception | None", exc))
+        """Pass it on, and forget whom: two that know each other would keep OpenSSL's state until a collection."""
+        protocol, self._protocol = self._protocol, None
+        protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -192,7 +194,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes from now on to `protocol`."""
-        self._protocol: Any = protocol
+        self._protocol = protocol
         self._is_buffered = hasattr(protocol, "get_buffer")
         if self._is_writing_paused:
             self._protocol.pause_writing()

@@ -8,6 +8,7 @@ import random
 import resource
 import selectors
 import socket
+import ssl
 import struct
 import time
 
@@ -262,6 +263,45 @@ def close_storm(port):
                     read_head(sock)
             if ending == 5:
                 finish(socks)
+
+
+# With TLS.
+
+
+def tls_storm(port):
+    """Connections to a port that speaks TLS, which end before, in and behind its handshake, or break it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    hello = make_hello(context)
+    for ending in range(7):
+        with connected(port, 50) as socks:
+            for number, sock in enumerate(socks):
+                if ending == 0:
+                    send(sock, random.Random(number).randbytes(1_000))
+                elif ending == 1:
+                    send(sock, f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                elif ending == 2:
+                    send(sock, hello[: 5 * number])
+                elif ending == 3:
+                    send(sock, hello)       # what comes back is not read
+                else:
+                    socks[number] = tls = context.wrap_socket(sock)
+                    if ending > 4:
+                        upgrade(tls)
+                        send(tls, client_frame(TEXT, b"x" * 1_000) * 20)
+                    if ending == 6:         # no record
+                        plain = socket.socket(fileno=tls.detach())
+                        send(plain, b"garbage" * 100)
+                        socks[number] = plain
+
+
+def make_hello(context):
+    """The first thing that a client says."""
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    return outgoing.read()
 
 
 ATTACKS = [

@@ -93,3 +93,14 @@ def test_an_attack_costs_healthy_clients_no_message_and_the_server_no_memory(ser
     status, _, errors = server.stop()
     assert status == 0
     assert errors == ""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_storm_of_tls_connections_costs_no_more(serve_process, authority, tls, tmp_path, loop):
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    issued.private_key_pem.write_to_path(tmp_path / "key")
+    server = serve_process("--relay", "--cert", tmp_path / "cert", "--key", tmp_path / "key", "--loop", loop)
+    asyncio.run(asyncio.wait_for(endure(server, attacks.tls_storm), seconds(60)))
+    status, _, errors = server.stop()
+    assert (status, errors) == (0, "")

@@ -149,7 +149,7 @@ build/fuzz/built: .venv/made $(CONFIG) $(PACKAGE)
 	@: >build/fuzz/lib/fastbcast/__init__.py
 	@touch $@
 
-build/compliance/suite/made: .venv/extra-compliance tests/compliance/requirements.txt tests/compliance/suite.py
+build/compliance/suite/made: tests/compliance/requirements.txt tests/compliance/suite.py | .venv/extra-compliance
 	$(BIN)/python tests/compliance/suite.py $(@D)
 	@touch $@
 

@@ -58,7 +58,7 @@ async def main() -> None:
     hub.on_message(lambda client, message: client.send(message))
     requests: asyncio.StreamReader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(requests), sys.stdin)
-    async with fastbcast.serve(hub, handshake_seconds=1, send_buffer_bytes=16_384) as server:
+    async with fastbcast.serve(hub, send_buffer_bytes=16_384) as server:
         print(f"listening on ws://127.0.0.1:{server.port}/", flush=True)
         publishing = asyncio.create_task(publish_for_ever(hub))
         while await requests.readline():

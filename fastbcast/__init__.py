@@ -22,10 +22,11 @@ The path of a message, and the file that owns each step:
                                         _client.pyx    the life of a connection -> handlers.py
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
-    how it got in                       acceptor.py -> door.py -> server.py
+    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> door.py -> server.py
       rules                             handshake.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
+    how it all ends                     drain.py, handover.py (to the next process), process.py (signals)
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
 command, `tokens.py` its token files; `testing` is for tests of what is built on it. Settings are in

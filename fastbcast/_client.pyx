@@ -426,9 +426,13 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         cdef Parser parser = self.parser
         cdef Event event
         cdef int events = 0
+        cdef list pongs = None      # to pings one behind the other: written together, since each write is a send(2)
         parser.feed(data, size)
         while True:
             event = parser.next_event()
+            if pongs is not None and event != PING:
+                self.wire.write_pongs(pongs)
+                pongs = None
             if event == NOTHING or self.wire.transport is None:
                 return events
             events += 1
@@ -439,7 +443,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             elif event == MESSAGE:
                 self.hub.message_received(self, parser.message)
             elif event == PING:
-                self.wire.write_pong(make_frame(OPCODE_PONG, parser.control, parser.control_len))
+                if pongs is None:
+                    pongs = []
+                pongs.append(make_frame(OPCODE_PONG, parser.control, parser.control_len))
             elif event == FAILED:
                 self._fail_connection()
 

@@ -35,7 +35,7 @@ cdef class Wire:
     cdef int _write(self, object data, Py_ssize_t size) except -1
     cdef uint64_t _count_taken(self) except? 0
     cdef bint write_frame(self, bytes frame) except -1
-    cdef int write_pong(self, bytes pong) except -1
+    cdef int write_pongs(self, list pongs) except -1
     cdef int write_close(self, bytes frame) except -1
     cdef int pause(self) except -1
     cdef int resume(self) except -1

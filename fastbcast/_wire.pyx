@@ -16,7 +16,8 @@ Invariants
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
 4. What waits in the Transport is bounded: the rest of one frame (under TLS one frame, or frames of at most
-   ENCRYPTED_BYTES of _round.pyx, as ciphertext), one CLOSE, and at most `max_direct_bytes` of direct frames.
+   ENCRYPTED_BYTES of _round.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
+   to what one read has brought.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -64,7 +65,7 @@ cdef class Wire:
         return self.socket.state == PAUSED
 
     cdef bint write_frame(self, bytes frame) except -1:
-        """Write one whole frame now, behind what the Transport holds; returns False if it may not be."""
+        """Write one whole frame (or some) now, behind what the Transport holds; returns False if it may not be."""
         if self.socket.state == CLOSED or self.transport.is_closing():
             return False
         if self.socket.state == PAUSED:
@@ -82,12 +83,12 @@ cdef class Wire:
         self.transport.write(data)
         return 0
 
-    cdef int write_pong(self, bytes pong) except -1:
-        """Write a pong, or keep it (replacing an older one) until the Transport is empty."""
+    cdef int write_pongs(self, list pongs) except -1:
+        """Write some pongs, or keep the last of them (replacing an older one) until the Transport is empty."""
         if self.socket.state == WRITABLE:
-            self.write_frame(pong)
+            self.write_frame(b"".join(pongs))
         elif self.socket.state == PAUSED:
-            self.pending_pong = pong
+            self.pending_pong = pongs[-1]
         return 0
 
     cdef int write_close(self, bytes frame) except -1:

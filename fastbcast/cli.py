@@ -72,6 +72,7 @@ _LIMITS = {
     "max_handshakes": "Connections before their 101; above it the oldest whose head is not there is cut off.",
     "handshake_seconds": "How long the head of a request may take (408 above).",
     "max_head_bytes": "The largest head of a request (431 above).",
+    "max_head_lines": "Lines of that head (431 above).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }

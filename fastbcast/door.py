@@ -5,7 +5,8 @@
 
 Invariants
 
-1. A head has at most `max_head_bytes` and `handshake_seconds`, an async authorize hook `authorize_seconds`: lobby.py.
+1. A head has at most `max_head_bytes`, `max_head_lines` and `handshake_seconds`, an async authorize hook
+   `authorize_seconds`: lobby.py. What comes behind the head before its answer has at most `max_head_bytes`, too.
 2. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
 3. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
 4. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
@@ -112,8 +113,10 @@ class Door(asyncio.Protocol):
         searched = max(0, len(self._head) - 3)
         self._head += data
         if self._queue is doors.deciding:
-            if len(self._head) > self._server.options.max_head_bytes:
-                self._transport.pause_reading()
+            if self._has_hurried():
+                assert self._task is not None
+                self._task.cancel()
+                self._refuse_hurry()
             return
         end = self._head.find(b"\r\n\r\n", searched)
         if end < 0 and len(self._head) <= self._server.options.max_head_bytes:
@@ -122,6 +125,9 @@ class Door(asyncio.Protocol):
             self._refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         head, self._head = self._head[: end + 4], self._head[end + 4 :]
+        if head.count(b"\n") > self._server.options.max_head_lines + 1:    # the empty one is no line of it
+            self._refuse("max_head_lines", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
         try:
             self._parse(head)
         except HttpParserError as error:
@@ -222,6 +228,9 @@ class Door(asyncio.Protocol):
     def _authorize(self, request: Request, admit: Callable[[Request, Any], None]) -> None:
         """Call `admit` with the request and what the hook returned, if it lets the request pass."""
         hook = self._server.hub.authorize_hook
+        if self._has_hurried():
+            self._refuse_hurry()
+            return
         if hook is None:
             admit(request, None)
             return
@@ -247,7 +256,6 @@ class Door(asyncio.Protocol):
         self._task = None
         # Not if it was answered meanwhile, and the hook went on though it was cancelled.
         if self._queue is self._server.doors.deciding and not self._transport.is_closing():
-            self._transport.resume_reading()
             if error is None:
                 admit(request, identity)
             else:
@@ -292,6 +300,14 @@ class Door(asyncio.Protocol):
         return False
 
     # Limits.
+
+    def _has_hurried(self) -> bool:
+        """Whether too much came behind the head: it is kept until the hook has decided."""
+        return len(self._head) > self._server.options.max_head_bytes
+
+    def _refuse_hurry(self) -> None:
+        # RFC 6455 section 4.1: a client waits for the answer before it sends anything more.
+        self._refuse("max_head_bytes", HTTPStatus.BAD_REQUEST, "too much was sent before the answer")
 
     def _find_address(self) -> _Refusal | None:
         """Learn from a trusted proxy's headers whom this is from, and count that."""
@@ -344,6 +360,7 @@ class Door(asyncio.Protocol):
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
         self._stop_counting()
         self._wait_in(self._server.doors.lingering)
+        self._transport.resume_reading()    # or the peer's end would not be seen
         self._head = b""    # of no use any more, and it may linger
         self._transport.write(head if self._method == b"HEAD" else head + body)
         try:

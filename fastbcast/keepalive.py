@@ -7,8 +7,8 @@
 
 Invariants
 
-1. A client is in one bucket from its 101 to its end, and is looked at once or twice in `ping_seconds`, whatever it
-   sends and however many there are: no task and no timer of its own.
+1. A client is in one bucket from its 101 to its end, and is looked at once or twice in `ping_seconds` (or in a round of
+   the wheel, if that is shorter), whatever it sends and however many there are: no task and no timer of its own.
 2. Any byte that is received is a sign of life. A client whose socket is full is not pinged: `stall_seconds` is for it.
    Nor is one that is not read from, for its inbox or its rate: its answer would not be seen.
 3. The times are spread, so that clients that came together are not pinged together.
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 8
 """A limit of time is seen at most an eighth of it late."""
+MAX_BUCKETS = 1024
+"""Who is due later than the wheel goes round is looked at once a round: `ping_seconds` may be a year."""
 JITTER = 0.2
 """How much of `ping_seconds` may be taken off, at random."""
 
@@ -41,7 +43,7 @@ class Keepalive:
         self._ping_seconds = ping_seconds
         self._pong_seconds = pong_seconds
         self._tick_seconds = min(MAX_TICK_SECONDS, ping_seconds / TICKS_PER_LIMIT, pong_seconds / TICKS_PER_LIMIT)
-        bucket_count = math.ceil(ping_seconds / self._tick_seconds) + 2
+        bucket_count = min(MAX_BUCKETS, math.ceil(ping_seconds / self._tick_seconds) + 2)
         self._buckets: list[set[Client]] = [set() for _ in range(bucket_count)]
         self._position = 0
         self._count = 0
@@ -64,7 +66,8 @@ class Keepalive:
         return self._ping_seconds * (1 - JITTER * random.random())
 
     def _look_again(self, client: Client, seconds: float) -> None:
-        ticks = max(1, math.ceil(seconds / self._tick_seconds))
+        # Less than a whole round: `_tick` empties its bucket, and what comes into it meanwhile would be seen at once.
+        ticks = min(max(1, math.ceil(seconds / self._tick_seconds)), len(self._buckets) - 1)
         client._bucket = self._buckets[(self._position + ticks) % len(self._buckets)]
         client._bucket.add(client)
 

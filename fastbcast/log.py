@@ -24,6 +24,7 @@ import copy
 import json
 import logging
 import re
+import sys
 import threading
 import time
 import traceback
@@ -108,8 +109,11 @@ def _log(level: int, event: str, fields: dict[str, Any], exception: BaseExceptio
     message = " ".join([event, *(f"{name}={_quote(value)}" for name, value in fields.items())])
     info = None if exception is None else (type(exception), exception, exception.__traceback__)
     extra = {"event": event, **fields}
-    path, line, function, _ = logger.findCaller(stacklevel=3)
-    record = logger.makeRecord(logger.name, level, path, line, message, (), info, function, extra)
+    caller = sys._getframe(2)   # Logger.findCaller counts frames in another way before Python 3.11
+    code = caller.f_code
+    record = logger.makeRecord(
+        logger.name, level, code.co_filename, caller.f_lineno, message, (), info, code.co_name, extra
+    )
     if exception is not None and not logger.isEnabledFor(logging.DEBUG):
         record.exc_text = describe(exception)   # a Formatter takes this instead of making its own
     logger.handle(record)

@@ -121,6 +121,8 @@ class HubOptions:
             "close_seconds": 0.001, "slice_seconds": 0.0001, "stall_seconds": 0.001,
             "max_inbound_messages_per_second": 0,
         })
+        if self.max_fragments >= 2**32:  # the parser counts them in so many bits
+            raise ValueError(f"max_fragments must be below 2**32, got {self.max_fragments!r}")
         if not isinstance(self.channel_name_pattern, str):
             raise TypeError(f"channel_name_pattern must be a str, got {self.channel_name_pattern!r}")
         try:
@@ -142,7 +144,9 @@ class ServerOptions:
     handshake_seconds: float = 10.0
     """How long the head of a request may take (408 above)."""
     max_head_bytes: int = 16 * KIB
-    """The largest head of a request (431 above)."""
+    """The largest head of a request (431 above), and what a client may send behind it before its 101 (400 above)."""
+    max_head_lines: int = 100
+    """Lines of that head (431 above): a line costs more time than its bytes. Precedent: Apache's LimitRequestFields."""
     ping_seconds: float = 25.0
     """A client that was silent for so long, or a fifth less, is pinged; 0: nobody is. Proxies cut connections that
     are idle for 60 s."""
@@ -155,7 +159,7 @@ class ServerOptions:
     """Connections before their 101. Above it the one that has been sending its head for the longest is cut off;
     if all wait for the hook, the new one gets 503. Four times the backlog."""
     max_connections: int = 100_000
-    """Connections there may be at once (503 above). At 5 KiB each, half a gigabyte."""
+    """Connections there may be at once (503 above). At 3 KiB each, 300 MB."""
     max_connections_per_address: int = 1000
     """Those from one IPv4 address or IPv6 /64 network (429 above): more than an office behind one address has.
     Loopback and Unix sockets are exempt, unless a trusted proxy names the address."""
@@ -178,6 +182,8 @@ class ServerOptions:
             "notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001, "authorize_seconds": 0.001,
             "ping_seconds": 0, "pong_seconds": 0.001,
         })
+        if 0 < self.ping_seconds < 0.001:
+            raise ValueError(f"ping_seconds must be 0 or at least 0.001, got {self.ping_seconds!r}")
         for name in ("origins", "subprotocols", "forwarded_allow_ips"):
             object.__setattr__(self, name, _to_names(name, getattr(self, name)))
         for subprotocol in self.subprotocols:

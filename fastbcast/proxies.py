@@ -30,6 +30,8 @@ UNIX = "unix"
 EVERYBODY = "*"
 MAX_HOPS = 32
 """So many entries of a list are read, from its end."""
+MAX_ELEMENT_CHARACTERS = 512
+"""An element of Forwarded that is longer is a hop that cannot be read. Looking for its beginning takes time."""
 
 _read_hop = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\w+)?|([0-9.]+)(?::\w+)?|([0-9A-Fa-f:.]+)", re.ASCII).fullmatch
 """An address as proxies write it: with or without a port, IPv6 with or without brackets."""
@@ -119,7 +121,7 @@ def _read_forwarded_for(value: str) -> Iterator[str]:
 def _read_forwarded(value: str) -> Iterator[str]:
     """Each element's `for` (RFC 7239 section 4), from the end; one without it is a hop that cannot be read."""
     for _ in range(MAX_HOPS):
-        element = _find_last_element(value)
+        element = _find_last_element(value, max(0, len(value) - MAX_ELEMENT_CHARACTERS))
         if element is None:
             return
         # Names are compared without regard to case; a quoted address has nothing that needs a backslash.

@@ -209,6 +209,14 @@ def huge_length(port):
             send(sock, struct.pack("!BBQ", 0x80 | BINARY, 0x80 | 127, 2**20) + b"mask" + b"x" * 100)
 
 
+def unfinished_messages(port):
+    """Messages as large as may be, but for the last byte."""
+    unfinished = struct.pack("!BBQ", 0x80 | BINARY, 0x80 | 127, 2**20) + b"mask" + bytes(2**20 - 1)
+    with upgraded(port, 50) as socks:
+        for sock in socks:
+            send(sock, unfinished)
+
+
 def masked_garbage(port):
     """Random bytes for frames, random payloads, and frames without a mask."""
     randomness = random.Random(0)
@@ -257,6 +265,6 @@ def close_storm(port):
 
 
 ATTACKS = [
-    slow_handshake, header_flood, http_flood, half_open, ping_flood, fragment_flood, huge_length, masked_garbage,
-    never_reading, inbound_flood, close_storm,
+    slow_handshake, header_flood, http_flood, half_open, ping_flood, fragment_flood, huge_length, unfinished_messages,
+    masked_garbage, never_reading, inbound_flood, close_storm,
 ]

@@ -360,6 +360,7 @@ def test_deadlines_end_in_the_order_of_coming_and_not_before_their_time(run):
         ({"max_handshakes": 0}, ValueError),
         ({"authorize_seconds": 0}, ValueError),
         ({"authorize_seconds": float("nan")}, ValueError),
+        ({"ping_seconds": 5e-324}, ValueError),
         ({"origins": "https://example.org"}, TypeError),
         ({"origins": [1]}, TypeError),
         ({"subprotocols": "chat"}, TypeError),

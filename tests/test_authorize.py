@@ -5,7 +5,8 @@ import logging
 from contextlib import closing
 
 import pytest
-from raw_client import RawClient, ask, handshake
+from raw_client import RawClient, answer_of, ask, handshake
+from reference import BINARY, client_frame
 from support import until
 
 from fastbcast import Hub, Reject, serve
@@ -153,6 +154,23 @@ def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(ru
     run(scenario())
 
 
+def test_who_sent_too_much_to_a_hook_that_took_too_long_is_seen_to_leave(run, monkeypatch):
+    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 600)
+
+    async def scenario():
+        hub = Hub()
+        authorize_for_ever(hub)
+        async with serve(hub, authorize_seconds=0.05, max_head_bytes=1024) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake())
+                await until(lambda: server.doors.deciding.waiting)
+                await client.send(bytes(2048))
+                assert (await client.read_head()).startswith("HTTP/1.1 503 ")
+            await until(lambda: server.stats()["handshakes"] == 0)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
 def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
     async def scenario():
@@ -171,29 +189,44 @@ def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
     assert caplog.records == []
 
 
-def test_what_a_client_sends_while_the_hook_decides_is_bounded(run):
+@pytest.mark.parametrize("is_asked", [True, False], ids=["while it decides", "with the request"])
+def test_too_much_before_the_answer_is_refused_and_kept_nowhere(run, is_asked):
     async def scenario():
         hub = Hub()
-        entered = asyncio.Event()
-
-        @hub.authorize
-        async def wait_for_ever(request):
-            entered.set()
-            await asyncio.Event().wait()
-
-        async with serve(hub) as server:
+        entered, cancelled = authorize_for_ever(hub)
+        async with serve(hub, max_head_bytes=1000) as server:
             with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake())
-                await entered.wait()
-                sent, blocked_turns = 0, 0
-                while blocked_turns < 100:  # a server that reads takes some in each turn
-                    try:
-                        sent += client.sock.send(bytes(65536))
-                        blocked_turns = 0
-                    except BlockingIOError:
-                        blocked_turns += 1
-                        await asyncio.sleep(0)
-                    assert sent < 64 * 1024 * 1024
+                if is_asked:
+                    await client.send(handshake())
+                    await entered.wait()
+                    await client.send(bytes(1001))
+                    await cancelled.wait()
+                else:
+                    await client.send(handshake() + bytes(1001))
+                status, _, body = await answer_of(client)
+                assert (status, body) == (400, b"too much was sent before the answer\n")
+            assert entered.is_set() == is_asked
+            assert server.stats()["refused"] == {"max_head_bytes": 1}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_as_much_as_a_head_may_come_before_the_answer(run, is_async):
+    async def scenario():
+        hub = Hub()
+        received = []
+        hub.on_message(lambda client, message: received.append(message))
+
+        async def decide(request):
+            await asyncio.sleep(0)
+
+        hub.authorize(decide if is_async else lambda request: None)
+        async with serve(hub, max_head_bytes=1000) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake() + client_frame(BINARY, bytes(1000 - 8)))
+                await until(lambda: received)
+        assert received == [bytes(1000 - 8)]
 
     run(scenario())
 

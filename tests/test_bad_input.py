@@ -185,6 +185,20 @@ def test_a_ping_is_answered_with_its_payload(run, payload):
     run(scenario())
 
 
+def test_pings_of_one_read_are_all_answered_and_in_the_order_of_what_else_it_brought(run):
+    async def scenario():
+        hub = Hub()
+        hub.on_message(lambda client, message: client.send(message))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                sent = [(PING, b"1"), (PING, b"2"), (TEXT, b"3"), (PING, b"4"), (CLOSE, close_payload(1000))]
+                await client.send(b"".join(client_frame(opcode, payload) for opcode, payload in sent))
+                answers = [Frame(PONG if opcode == PING else opcode, payload) for opcode, payload in sent]
+                assert await client.read_to_end() == answers
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("cut", [1, 3, 100], ids=["in the header", "in the mask", "in the payload"])
 @pytest.mark.parametrize("vanish", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
 def test_a_client_that_vanishes_in_a_frame_is_forgotten(run, cut, vanish, caplog):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import pytest
 import uvloop
 import websockets
-from conftest import seconds
+from conftest import missing, seconds
 from raw_client import handshake
 from reference import CLOSE, client_frame, parse_frames
 from websockets.sync.client import connect, unix_connect
@@ -313,6 +314,14 @@ class Subscriber(asyncio.Protocol):
 REQUEST = handshake("/news")
 
 
+def raise_descriptor_limit():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * CLIENTS:
+        missing(f"no {2 * CLIENTS} file descriptors")
+    if soft < 2 * CLIENTS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * CLIENTS, hard))
+
+
 class Crowd:
     """Subscribers of one server, and what has become of them."""
 
@@ -355,6 +364,7 @@ class Crowd:
 
 def test_a_rolling_restart_refuses_and_resets_nobody(start, path):
     """5,000 clients come back, and more come all the time: each connect succeeds, and all end at the new process."""
+    raise_descriptor_limit()
     arguments = ("--relay", "--port", "0", "--handover", path, "--drain-seconds", "3")
     first = start(*arguments)
     port = int(first.line.rstrip("/\n").rpartition(":")[2])

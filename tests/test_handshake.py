@@ -360,6 +360,19 @@ def test_the_head_may_have_exactly_max_head_bytes(run):
     run(scenario())
 
 
+def test_the_head_may_have_exactly_max_head_lines(run):
+    async def scenario():
+        head_lines = len(handshake().splitlines()) - 1  # without the blank line that ends it
+        async with serve(Hub(), max_head_lines=head_lines) as server:
+            with closing(await RawClient.connect(server.port)):
+                pass
+            status, _, _ = await ask(server.port, handshake(Cookie="x"))
+            assert status == 431
+            assert server.stats()["refused"] == {"max_head_lines": 1}
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("start", [b"", handshake()[:-2]], ids=["nothing sent", "never ended"])
 def test_a_handshake_that_never_ends_is_answered_with_408(run, start):
     async def scenario():

@@ -13,7 +13,7 @@ from support import SMALL_BUFFERS, client_of, fill, subscribed, until
 from websockets.asyncio.client import connect
 
 from fastbcast import Hub, serve
-from fastbcast.keepalive import Keepalive
+from fastbcast.keepalive import MAX_BUCKETS, Keepalive
 
 SOON = {"ping_seconds": 0.05, "pong_seconds": 0.05}
 PATIENT = {"ping_seconds": 0.05, "pong_seconds": 600}
@@ -204,5 +204,29 @@ def test_clients_that_come_together_are_not_pinged_together(run):
         assert len(sizes) >= 5
         for newcomer in newcomers:
             keepalive.discard(newcomer)
+
+    run(scenario())
+
+
+def test_a_wheel_that_turns_for_a_year_is_small_and_nobody_in_it_is_due_early(run):
+    looks = []
+
+    class Quiet(Newcomer):
+        def _keep_alive(self, ping_seconds, pong_seconds):
+            looks.append(ping_seconds)
+            return ping_seconds
+
+    async def scenario():
+        keepalive = Keepalive(365 * 24 * 3600, 20)
+        client = Quiet()
+        keepalive.add(client)
+        assert len(keepalive._buckets) <= MAX_BUCKETS
+        for _ in range(len(keepalive._buckets) - 2):
+            keepalive._tick()
+        assert looks == []
+        for _ in range(len(keepalive._buckets) + 2):
+            keepalive._tick()
+        assert len(looks) == 2
+        keepalive.discard(client)
 
     run(scenario())

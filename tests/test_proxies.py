@@ -10,7 +10,7 @@ from raw_client import RawClient, ask, get
 from support import subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast.proxies import MAX_HOPS, TrustedProxies
+from fastbcast.proxies import MAX_ELEMENT_CHARACTERS, MAX_HOPS, TrustedProxies
 
 FORWARDED_FOR = "x-forwarded-for"
 FORWARDED = "forwarded"
@@ -114,6 +114,13 @@ def test_of_two_headers_that_disagree_neither_is_believed():
 
 def test_if_everybody_is_trusted_it_is_the_first():
     assert TrustedProxies(["*"]).find_client({FORWARDED_FOR: "6.6.6.6, 203.0.113.7"}) == ("6.6.6.6", 0)
+
+
+def test_an_element_that_is_too_long_is_a_hop_that_cannot_be_read():
+    proxies = TrustedProxies(PROXIES)
+    start = ",for=203.0.113.7;by="
+    for length, expected in ((MAX_ELEMENT_CHARACTERS, ("203.0.113.7", 0)), (MAX_ELEMENT_CHARACTERS + 1, None)):
+        assert proxies.find_client({FORWARDED: "for=6.6.6.6" + start.ljust(length, "x")}) == expected
 
 
 def test_a_long_list_is_read_only_so_far():

@@ -63,6 +63,7 @@ def test_a_bad_setting_raises_when_it_is_set(settings, error):
         ({"slice_seconds": 0}, ValueError),
         ({"max_inbox_messages": 0}, ValueError),
         ({"max_fragments": True}, TypeError),
+        ({"max_fragments": 2**32}, ValueError),
         ({"stall_seconds": 0}, ValueError),
         ({"stall_seconds": -1}, ValueError),
         ({"stall_seconds": float("nan")}, ValueError),

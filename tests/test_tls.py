@@ -1,21 +1,25 @@
 """TLS: the same rules as without it, certificates, and handshakes that fail."""
 
 import asyncio
+import functools
 import logging
 import re
 import signal
 import ssl
+import sys
 from contextlib import closing
 
 import pytest
+import test_bad_input
 import test_client
 import test_conflate
+import test_keepalive
 import test_policies
 import test_slow_clients
 import test_stalls
 import websockets
 from raw_client import RawClient, ask, get, handshake, serving
-from reference import CLOSE
+from reference import BINARY, CLOSE, client_frame
 from support import connections, stall, subscribed, until
 
 from fastbcast import Hub, serve
@@ -39,7 +43,7 @@ def write_certificate(authority, folder, name):
     return cert, key
 
 
-# The data path: what is promised to slow clients without TLS is promised with it.
+# The data path: what is promised without TLS is promised with it.
 
 RULES = [
     (test_slow_clients.test_a_stalled_client_gets_everything_once_it_reads_again_even_on_an_idle_channel, ()),
@@ -60,11 +64,17 @@ RULES = [
     (test_policies.test_a_close_of_a_client_that_is_behind_follows_the_frame_it_was_cut_in, ("evict",)),
     (test_conflate.test_more_keys_than_one_send_takes_all_come_in_order, ()),
     (test_client.test_a_peer_that_does_not_even_read_the_close_is_aborted_too, ()),
+    (test_keepalive.test_a_silent_client_is_pinged_again_and_again_and_stays, ()),
+    (test_keepalive.test_a_client_that_answers_nothing_is_closed_with_1011, ()),
+    (test_keepalive.test_a_blocked_client_is_neither_pinged_nor_given_up, ()),
+    (test_bad_input.test_a_client_that_goes_on_sending_after_its_error_gets_the_close_and_is_cut_off, ()),
+    (test_bad_input.test_what_came_before_an_error_in_the_same_read_is_handled, ()),
 ]
 
 
 @pytest.mark.parametrize(("test", "arguments"), RULES, ids=lambda value: getattr(value, "__name__", "")[5:])
-def test_a_rule_for_slow_clients_holds(run, tls, test, arguments):
+def test_a_rule_holds(run, tls, monkeypatch, test, arguments):
+    monkeypatch.setattr(sys.modules[test.__module__], "serve", functools.partial(serve, ssl=tls[0]), raising=False)
     test(run, *arguments)
 
 
@@ -125,6 +135,30 @@ def test_messages_of_every_size_in_both_directions(run, tls, size):
             await client.close(3000, "bye")
             assert client.close_code == 3000
             await subscribed(hub, "x", 1)
+
+    run(scenario())
+
+
+def test_what_was_decrypted_while_reading_was_paused_is_not_forgotten(run, tls):
+    """Many records come in one read, and the first message fills the inbox: nothing more will come to wake it up."""
+
+    async def scenario():
+        hub = Hub(max_inbox_messages=1)
+        received = []
+
+        @hub.on_message
+        async def _(client, message):
+            await asyncio.sleep(0)
+            received.append(message)
+
+        async with serving(hub) as server:
+            with closing(await RawClient.connect(server.port, "/x")) as raw:
+                messages = [b"%d" % number for number in range(50)]
+                for message in messages:
+                    raw.tls.write(client_frame(BINARY, message))
+                await asyncio.get_running_loop().sock_sendall(raw.sock, raw.outgoing.read())
+                await until(lambda: len(received) == 50)
+                assert received == messages
 
     run(scenario())
 

@@ -1,7 +1,7 @@
-"""Fuzz what reads a client's bytes, guided by the coverage of the compiled code: `make fuzz`.
+"""Fuzz what reads a client's bytes, guided by the coverage of the code: `make fuzz`.
 
     make fuzz                           # each target for 30 s
-    make fuzz ARGS="--seconds 3600"
+    make fuzz ARGS="parser --seconds 3600"
     make fuzz ARGS=--merge              # add to the repository's corpus what reaches more than it does
 
 It starts from the corpus in tests/fuzz/corpus. What it finds is kept in build/fuzzed, to be taken up again, and so is
@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parents[1] / "build/fuzz/lib"
 FOUND = HERE.parents[1] / "build/fuzzed"
-TARGETS = ["parser"]
+TARGETS = ["parser", "head"]
 MAX_INPUT_BYTES = 400
 INPUT_TIMEOUT_SECONDS = 10      # libFuzzer's own, for one input
 MAX_MEMORY_MIB = 1024

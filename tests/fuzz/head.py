@@ -1,0 +1,108 @@
+"""The headers of a request: what the rules of the door make of them must agree with what is obvious.
+
+An input is the lines of a head, as `name: value`; a first line that is none of these is the request's target.
+"""
+
+import base64
+import hashlib
+import re
+from urllib.parse import unquote_to_bytes
+
+from fastbcast.handshake import choose_subprotocol, encode_response, find_fault, split_target
+from fastbcast.origins import Origins
+from fastbcast.proxies import TrustedProxies
+
+ORIGINS = Origins(["https://example.org", "https://*.example.net"])
+PROXIES = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
+SPOKEN = ("chat.v2", "chat.v1")
+
+
+def read_headers(data):
+    """Lower-case names, lines of the same name joined by ", ", as the door has them."""
+    headers = {}
+    for line in data.decode("latin-1").split("\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            name, value = name.lower(), value.strip(" \t\r")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def elements(headers, name):
+    return [element.strip(" \t") for element in headers.get(name, "").split(",") if element.strip(" \t")]
+
+
+def is_right(headers):
+    """RFC 6455 section 4.2.1, word for word."""
+    offers = elements(headers, "sec-websocket-protocol")
+    key = headers.get("sec-websocket-key", "")
+    try:
+        has_key = len(base64.b64decode(key, validate=True)) == 16 and len(key) == 24
+    except ValueError:
+        has_key = False
+    return (
+        "host" in headers and "," not in headers["host"]
+        and "websocket" in [element.lower() for element in elements(headers, "upgrade")]
+        and "upgrade" in [element.lower() for element in elements(headers, "connection")]
+        and has_key
+        and headers.get("sec-websocket-version") == "13"
+        and ("sec-websocket-protocol" not in headers or bool(offers))
+        and all(re.fullmatch(r"[^\x00-\x20\x7f-\xff()<>@,;:\\\"/\[\]?={}]+", offer) for offer in offers)
+        and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    )
+
+
+def check(data):
+    """AssertionError if a rule differs, or lets through what it must not."""
+    headers = read_headers(data)
+    check_target(data.partition(b"\n")[0])
+    check_handshake(headers)
+    check_origin(headers)
+    check_proxies(headers)
+
+
+def check_target(target):
+    try:
+        path, query = split_target(target)
+    except ValueError:
+        return
+    # Of both forms: what follows the authority, up to the first question mark, and what follows that.
+    origin_form = re.sub(rb"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*", b"", target).partition(b"#")[0]
+    raw_path, _, raw_query = origin_form.partition(b"?")
+    assert path == unquote_to_bytes(raw_path or b"/").decode(), (target, path)
+    assert query == raw_query.decode("latin-1"), (target, query)
+
+
+def check_handshake(headers):
+    if "upgrade" not in headers:
+        return
+    assert (find_fault(headers, "1.1") is None) == is_right(headers), find_fault(headers, "1.1")
+    assert find_fault(headers, "1.0") is not None
+    if is_right(headers):
+        key, subprotocol = headers["sec-websocket-key"], choose_subprotocol(headers, SPOKEN)
+        offers = elements(headers, "sec-websocket-protocol")
+        assert subprotocol == next((name for name in SPOKEN if name in offers), None)
+        head, blank, rest = encode_response(key, subprotocol).partition(b"\r\n\r\n")
+        assert (blank, rest) == (b"\r\n\r\n", b"")
+        accept = base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        assert b"Sec-WebSocket-Accept: " + accept in head.split(b"\r\n")
+
+
+def check_origin(headers):
+    origin = headers.get("origin")
+    if origin is not None and ORIGINS.allow(origin):
+        assert origin.lower() == "https://example.org" or (
+            origin.lower().startswith("https://") and origin.lower().endswith(".example.net")
+        )
+
+
+def check_proxies(headers):
+    client = PROXIES.find_client(headers)
+    if client is None or PROXIES.trust(client):
+        return
+    # It is what the nearest trusted proxy has written: nothing that a client puts before it counts.
+    for forged in ("198.51.100.1", 'for=198.51.100.1;x="', '"'):
+        told = {
+            name: f"{forged}, {headers[name]}" for name in ("x-forwarded-for", "forwarded") if name in headers
+        }
+        assert PROXIES.find_client(told) == client, told

@@ -64,7 +64,7 @@ def describe_toolchain() -> dict[str, str]:
         "compiler": first_line_of(shlex.split(compiler)[0], "--version"),
         "libc": " ".join(platform.libc_ver()),
         "valgrind": first_line_of("valgrind", "--version"),
-        **{package: version(package) for package in ("Cython", "picows", "uvloop")},
+        **{package: version(package) for package in ("Cython", "uvloop")},
     }
 
 

@@ -161,9 +161,6 @@ cdef class Round(Tally):
                 if slot.socket.state == WRITABLE:
                     self._set_aside(index, COMPACTED, 0)
                     python_sends += 1
-            elif slot.socket.state == WRITABLE and slot.socket.fd < 0:
-                self._set_aside(index, ENCRYPTED, 0)
-                python_sends += 1
             elif slot.socket.state == WRITABLE:
                 count = self.log.gather(slot.cursor, pieces, IOVEC_COUNT)
                 wanted = pieces[0].iov_len
@@ -192,6 +189,10 @@ cdef class Round(Tally):
                     self._set_aside(index, REFUSED, 0)
                 elif errno == EINTR:
                     continue
+                elif slot.socket.fd < 0:    # TLS: there is no fd to write to, which costs the others nothing here
+                    self._set_aside(index, ENCRYPTED, 0)
+                    sends -= 1
+                    python_sends += 1
                 else:
                     self._set_aside(index, FAILED, errno)
             elif slot.socket.state == PAUSED:

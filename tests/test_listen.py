@@ -266,7 +266,9 @@ def test_systemd_itself_starts_it_at_the_first_connection(start):
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     program = find_program("systemd-socket-activate")
-    process = start("--fd", "systemd", command=[program, "-l", f"127.0.0.1:{port}", *FASTBCAST, "serve"])
+    environment = [f"--setenv={name}" for name in os.environ]   # it passes on little by itself: no build's folder
+    command = [program, "-l", f"127.0.0.1:{port}", *environment, *FASTBCAST, "serve"]
+    process = start("--fd", "systemd", command=command)
     deadline = time.monotonic() + seconds(20)
     while time.monotonic() < deadline:
         with contextlib.suppress(ConnectionRefusedError), connect(f"ws://127.0.0.1:{port}/"):

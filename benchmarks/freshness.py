@@ -18,45 +18,34 @@ One thread, which sleeps between what is due; prints one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
 import socket
 import statistics
 import struct
 import time
 from pathlib import Path
 
+from probe import Failure, encode_request, print_result
+
 PUBLISH_PERIOD_SECONDS = 0.01
 READ_PERIOD_SECONDS = 0.05
 SAMPLE_PERIOD_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 5.0
 STAMP = struct.Struct("!dQ")  # time.monotonic(), seq
-UPGRADE = (
-    "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 BINARY_FINAL = 0x82
 CLOSE = 0x8
 
 
-class Failure(Exception):
-    """Nothing can be said; the text is the result's `problem`."""
-
-
 def connect(url: str, receive_buffer_bytes: int) -> tuple[socket.socket, bytes]:
     """Open a WebSocket; returns the socket, non-blocking, and what came behind the response."""
-    match = re.fullmatch(r"ws://([\d.]+):(\d+)(/.*)?", url)
-    if match is None:
-        raise Failure(f"not a URL like ws://127.0.0.1:8080/path: {url}")
-    host, port, path = match[1], int(match[2]), match[3] or "/"
+    address, request = encode_request(url)
     connection = socket.socket()
     connection.settimeout(CONNECT_TIMEOUT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if receive_buffer_bytes:  # the kernel doubles what is asked for, to have room for its own overhead
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes // 2)
-    connection.connect((host, port))
-    connection.sendall(UPGRADE.format(path=path, host=host, port=port).encode())
+    connection.connect(address)
+    connection.sendall(request)
     response = b""
     while b"\r\n\r\n" not in response:
         received = connection.recv(4096)
@@ -225,11 +214,7 @@ def main() -> None:
     parser.add_argument("--receive-buffer-bytes", type=int, default=0, help="as the kernel counts; 0: its default")
     parser.add_argument("--fill-seconds", type=float, default=4, help="not counted")
     parser.add_argument("--seconds", type=float, default=5)
-    try:
-        result = measure(parser.parse_args())
-    except (Failure, OSError) as error:
-        result = {"problem": str(error)}
-    print(json.dumps(result))
+    print_result(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

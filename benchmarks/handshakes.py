@@ -19,15 +19,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import json
 import math
-import re
 import select
 import socket
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from probe import MINIMAL, Failure, encode_request, print_result
 
 TIMEOUT_SECONDS = 60.0
 REST_SECONDS = 0.05
@@ -37,7 +37,6 @@ RESET = struct.pack("ii", 1, 0)
 PAYLOAD_BYTES = 8
 FRAME_BYTES = 2 + PAYLOAD_BYTES
 BINARY_FINAL = 0x82
-MINIMAL = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
 CHROMIUM = (
     "Connection: Upgrade",
     "Pragma: no-cache",
@@ -51,19 +50,6 @@ CHROMIUM = (
     "Cookie: session=0123456789abcdef0123456789abcdef; theme=dark",
     "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
 )
-
-
-class Failure(Exception):
-    """Nothing can be said; the text is the result's `problem`."""
-
-
-def encode_request(url: str, headers: tuple[str, ...]) -> tuple[tuple[str, int], bytes]:
-    match = re.fullmatch(r"ws://([\d.]+):(\d+)(/.*)?", url)
-    if match is None:
-        raise Failure(f"not a URL like ws://127.0.0.1:8080/path: {url}")
-    host, port = match[1], int(match[2])
-    lines = [f"GET {match[3] or '/'} HTTP/1.1", f"Host: {host}:{port}", *headers]
-    return (host, port), "\r\n".join([*lines, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]).encode()
 
 
 def read_cpu_ns(pid: int) -> int:
@@ -247,11 +233,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="time for all batches")
     parser.add_argument("--rate", type=float, default=0, help="messages a second to all meanwhile")
     parser.add_argument("--chromium", action="store_true", help="send the headers that a browser sends")
-    try:
-        result = measure(parser.parse_args())
-    except (Failure, OSError) as error:
-        result = {"problem": str(error)}
-    print(json.dumps(result))
+    print_result(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ cdef class Client(_Base):
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None
     cdef public object forwarded_address    # that a trusted proxy has named, or None
-    cdef readonly bint is_upgraded      # the 101 has been written
     # Reading.
     cdef Parser parser
     cdef ReadBuffer read_buffer         # of the hub
@@ -47,6 +46,6 @@ cdef class Client(_Base):
     cdef int _begin_close(self, object code, str reason, str cause) except -1
     cdef int _abort(self, str reason, str by, str cause) except -1
     cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1
-    cdef int _count_partial(self) except -1
+    cdef int _count_partial(self, Py_ssize_t size) except -1
     cdef int _receive_close(self) except -1
     cdef int _fail_connection(self) except -1

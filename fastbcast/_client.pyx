@@ -63,7 +63,6 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             return False
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
-        self.is_upgraded = True
         self.received_ns = coarse_ns()
         try:
             self.hub.client_connected(self)
@@ -100,7 +99,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     @property
     def is_open(self):
         """Whether messages can still be sent: no CLOSE was sent or received, and the connection is there."""
-        return self.is_upgraded and self.disconnected is None and self.wire.socket.state != CLOSED
+        return self.disconnected is None and self.wire.socket.state != CLOSED
 
     @property
     def is_writing_paused(self):
@@ -400,8 +399,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
-        if self.partial_bytes:
-            self.hub.partials.update(self, 0)
+        self._count_partial(0)
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = None
@@ -437,7 +435,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 self.wire.write_pongs(pongs)
                 pongs = None
             if event == NOTHING or self.wire.transport is None:
-                self._count_partial()
+                self._count_partial(parser.partial_bytes())
                 return events
             events += 1
             if event == CLOSE:
@@ -453,8 +451,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             elif event == FAILED:
                 self._fail_connection()
 
-    cdef int _count_partial(self) except -1:
-        cdef Py_ssize_t size = self.parser.partial_bytes()
+    cdef int _count_partial(self, Py_ssize_t size) except -1:
         if size != self.partial_bytes:
             self.partial_bytes = size
             self.hub.partials.update(self, size)

@@ -132,3 +132,19 @@ def register(hub, event, handler, kind):
         handler(*arguments)
 
     return getattr(hub, event)(async_handler)
+
+
+def authorize_for_ever(hub):
+    """Give `hub` a hook that never decides; return two events: it was called, it was cancelled."""
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    @hub.authorize
+    async def wait_for_ever(request):
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    return entered, cancelled

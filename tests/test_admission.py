@@ -7,8 +7,7 @@ from contextlib import closing
 
 import pytest
 from raw_client import RawClient, answer_of, ask, get, handshake
-from support import subscribed, until
-from test_authorize import authorize_for_ever
+from support import authorize_for_ever, subscribed, until
 
 from fastbcast import Hub, serve
 from fastbcast.admission import name_address

@@ -7,25 +7,9 @@ from contextlib import closing
 import pytest
 from raw_client import RawClient, answer_of, ask, handshake
 from reference import BINARY, client_frame
-from support import until
+from support import authorize_for_ever, until
 
 from fastbcast import Hub, Reject, serve
-
-
-def authorize_for_ever(hub):
-    """Give `hub` a hook that never decides; return two events: it was called, it was cancelled."""
-    entered, cancelled = asyncio.Event(), asyncio.Event()
-
-    @hub.authorize
-    async def wait_for_ever(request):
-        entered.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    return entered, cancelled
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -135,16 +119,7 @@ def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_as
 def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(run):
     async def scenario():
         hub = Hub()
-        cancelled = asyncio.Event()
-
-        @hub.authorize
-        async def wait_for_ever(request):
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-
+        _, cancelled = authorize_for_ever(hub)
         async with serve(hub, authorize_seconds=0.05) as server:
             status, _, _ = await ask(server.port, handshake())
             assert status == 503

@@ -4,8 +4,8 @@
     python benchmarks/gate.py --base main       # compare with a commit, built and counted here and now
     python benchmarks/gate.py --record          # write gate.json: what is counted now is what is allowed
 
-Procedure. `counted.py` runs once under callgrind and counts each figure at two sizes; the difference,
-divided by the extra units, is the figure. It does not depend on time or on what else the machine does.
+Procedure. `counted.py` runs once under callgrind and counts each figure at two sizes, some times each; the difference
+of the shortest counts, divided by the extra units, is the figure. It does not depend on time or on what else the machine does.
 
 It does depend on the toolchain: interpreter, compiler, uvloop and so on. gate.json says with which one it was
 recorded. With another one its figures mean nothing, so the commit that recorded them is built and counted
@@ -72,15 +72,15 @@ def describe_toolchain() -> dict[str, str]:
 
 
 def subtract_sizes(parts: Sequence[tuple[str, int] | None], totals: Sequence[int]) -> dict[str, float]:
-    """Instructions per unit: of each figure's two parts the difference, by the difference of their units."""
-    sizes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    """Instructions per unit: of each figure's two sizes the difference, by the difference of their units."""
+    sizes: defaultdict[str, dict[int, int]] = defaultdict(dict)
     for part, total in zip(parts, totals, strict=True):
         if part is not None:
             figure, units = part
-            sizes[figure].append((units, total))
+            sizes[figure][units] = min(total, sizes[figure].get(units, total))
     figures = {}
     for figure, measured in sizes.items():
-        (few, short), (many, long) = sorted(measured)
+        (few, short), (many, long) = sorted(measured.items())
         figures[figure] = round((long - short) / (many - few), 1)
     return figures
 

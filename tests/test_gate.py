@@ -41,6 +41,11 @@ def test_a_figure_is_the_difference_of_two_sizes_so_what_both_have_falls_out():
     assert gate.subtract_sizes(parts, totals) == {"encode": 100.0, "append": 110.0}
 
 
+def test_of_several_counts_of_a_size_the_shortest_is_taken():
+    parts = [("encode", 100), ("encode", 100), ("encode", 300), ("encode", 300)]
+    assert gate.subtract_sizes(parts, [60_000, 50_000, 70_000, 90_000]) == {"encode": 100.0}
+
+
 def test_a_cut_without_a_total_is_an_error():
     with pytest.raises(ValueError, match="shorter"):
         gate.subtract_sizes([None, ("encode", 600)], [5_000_000])

@@ -158,7 +158,7 @@ tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 	else npm ci --prefix tests/node --no-audit --no-fund --loglevel=error && touch $@; fi
 
 define CHECK_MACHINE
-import os, shlex, shutil, sys, sysconfig
+import os, shlex, shutil, subprocess, sys, sysconfig
 compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
 try:
     import ensurepip, venv
@@ -170,6 +170,8 @@ sys.exit(
     else "Python's C headers are missing: install python3-dev"
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
     else f"the C compiler {compiler} was not found: install gcc or clang" if shutil.which(compiler) is None
+    else "zlib's C headers are missing: install zlib1g-dev"
+    if subprocess.run([compiler, "-E", "-include", "zlib.h", "-xc", os.devnull], capture_output=True).returncode
     else None
 )
 endef

@@ -25,6 +25,7 @@ if sys.platform == "linux":  # the load generator stands on epoll
     MODULES += [f"load.{name}" for name in (
         "_board", "_receipt", "_audit", "_crowd", "_inbound", "_fleet", "_audience",
     )]
+LIBRARIES = {"_deflate": ["z"], "_inflate": ["z"]}
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"
@@ -50,7 +51,7 @@ elif BUILD == "sanitize":
     MACROS = [("FASTBCAST_CHECKED", "1")]
 elif BUILD == "fuzz":
     os.environ |= {"CC": "clang", "LDSHARED": "clang -shared"}  # gcc has no counters that libFuzzer knows
-    MODULES = ["_frames", "_parser"]
+    MODULES = ["_frames", "_inflate", "_parser"]
     COMPILE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,fuzzer-no-link"]
     LINK = ["-fsanitize=address,fuzzer-no-link"]
 elif BUILD != "release":
@@ -80,6 +81,7 @@ setup(
                 extra_compile_args=COMPILE,
                 extra_link_args=LINK,
                 define_macros=MACROS,
+                libraries=LIBRARIES.get(name, []),
             )
             for name in MODULES
         ],

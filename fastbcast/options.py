@@ -40,6 +40,15 @@ POLICIES = ("evict", "skip", "latest", "conflate")
 """What may become of a subscriber that is too far behind; see `ChannelOptions.policy`."""
 
 
+COMPRESSIONS = ("off", "deflate", "window")
+"""permessage-deflate (RFC 7692): none, each message alone, or one window over a channel's messages for all."""
+
+
+def _check_compression(options: ChannelOptions | ServerOptions) -> None:
+    if options.compression not in COMPRESSIONS:
+        raise ValueError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {options.compression!r}")
+
+
 @dataclass(frozen=True)
 class ChannelOptions:
     """What a channel holds for subscribers that are behind, and what becomes of them. Set with `hub.configure`."""
@@ -66,13 +75,30 @@ class ChannelOptions:
     """Keys whose newest message a conflating channel keeps (KeysFull above)."""
     max_snapshot_bytes: int = 4 * MIB
     """What those messages may take, and 96 bytes for each of them (KeysFull above)."""
+    compression: str = "window"
+    """The most that is done for clients that have negotiated permessage-deflate: `off` (a channel with secrets beside
+    text that others choose), `deflate` (each message alone), or `window` (one window over the channel's messages)."""
+    compression_level: int = 6
+    """zlib's, from 1 (fastest) to 9 (smallest)."""
+    compress_min_bytes: int = 32
+    """Smaller messages go out as they are."""
+    window_bits: int = 13
+    """The size of the window, 2**window_bits bytes (9 to 15): how far back a message may refer to earlier ones."""
+    reset_messages: int = 64
+    """How often, at most, the window begins anew so that waiting clients can join: each costs some bytes."""
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         _check(self, {
             "max_burst_bytes": 0, "coalesce_seconds": 0, "soft_lag_seconds": 0.001, "max_messages_per_second": 0,
+            "compress_min_bytes": 0, "window_bits": 9,
         })
+        _check_compression(self)
+        if self.compression_level > 9:
+            raise ValueError(f"compression_level must be at most 9, got {self.compression_level!r}")
+        if self.window_bits > 15:
+            raise ValueError(f"window_bits must be at most 15, got {self.window_bits!r}")
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,9 @@ class HubOptions:
     max_partial_bytes: int = 64 * MIB
     """What all clients together may have sent of messages that are not whole yet, or `max_message_bytes` if that is
     more. Above it those that have been at theirs for the longest are closed with 1013."""
+    max_window_bytes: int = 64 * MIB
+    """What the compressors of all channels' windows may take. A channel that finds no room compresses each message
+    alone."""
     max_channels: int = 200_000
     """Channels there may be at once: TooManyChannels, or 503 to the client whose path would make one more."""
     max_channel_name_bytes: int = 255
@@ -171,6 +200,11 @@ class ServerOptions:
     origins.py."""
     subprotocols: tuple[str, ...] = ()
     """Those that the application speaks, the best first; a client gets the first that it offers, or none."""
+    compression: str = "off"
+    """permessage-deflate (RFC 7692): `off`, `deflate` (clients get each message compressed alone), or `window` (they
+    share a channel's window where they can). A channel's own `compression` may allow less."""
+    client_no_context_takeover: bool = True
+    """Have clients compress each message alone, so that no inflate state is kept for them: it is 40 KiB each."""
     forwarded_allow_ips: tuple[str, ...] = ()
     """Proxies whose X-Forwarded-For or Forwarded is believed: addresses, networks, `unix`, `*` (see proxies.py).
     Precedent: uvicorn's option of this name."""
@@ -185,6 +219,7 @@ class ServerOptions:
             "notsent_lowat_bytes": 0, "send_buffer_bytes": 0, "handshake_seconds": 0.001, "authorize_seconds": 0.001,
             "ping_seconds": 0, "pong_seconds": 0.001,
         })
+        _check_compression(self)
         if 0 < self.ping_seconds < 0.001:
             raise ValueError(f"ping_seconds must be 0 or at least 0.001, got {self.ping_seconds!r}")
         for name in ("origins", "subprotocols", "forwarded_allow_ips"):

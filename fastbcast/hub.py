@@ -74,6 +74,7 @@ class Hub:
             self.options.slice_seconds,
             self.options.max_log_bytes, self._relieve_logs,
             self.options.max_pinned_bytes, self._relieve_pinned,
+            self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
         self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)

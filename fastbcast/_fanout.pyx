@@ -236,6 +236,7 @@ cdef class Fanout(Round):
                     self.settle(deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
             self.keeps_up(&subscription.place)
+        self.is_look_due = True
         if seq <= first_seq:
             self.trim()
         self.check_flushes()

@@ -22,6 +22,7 @@ cdef class Forms(Roster):
     cdef int change(self, Slot* slot, Lane* lane, uint64_t cursor) noexcept nogil
     cdef int place_at_tail(self, Slot* slot) noexcept
     cdef int trim_lanes(self) except -1
+    cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept
     cdef int _look(self) except -1
     cdef Py_ssize_t lanes_bytes(self) noexcept
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil

@@ -19,16 +19,16 @@ Invariants
 2. Of a client's slots either one is WINDOWED and none deflated alone, or none is WINDOWED (`windowed`, `deflated` of
    its Socket).
 3. `lane.subscribers` is the number of slots there, and `misplaced` that of those which should be elsewhere.
-4. The plain lane has what subscribers of any form lack, where the policy lets them jump or read from the compact log:
-   there is always a way out of a window.
+4. Where the policy lets subscribers jump, or read from the compact log, the plain lane has what those of any form
+   lack, as far back as its limits let them be: there is always a way out of a window.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload
 from fastbcast._lanes cimport Lanes
-from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, start_of
-from fastbcast._policy cimport EVICT, KEEPING_UP, Slot
+from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, end_of, seq_at, start_of
+from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Slot
 from fastbcast._roster cimport Roster, Subscription
 from fastbcast._wire cimport WRITABLE, Socket, Wire
 
@@ -145,13 +145,14 @@ cdef class Forms(Roster):
         return 0
 
     cdef int change(self, Slot* slot, Lane* lane, uint64_t cursor) noexcept nogil:
-        """Put a slot into another lane, at the same message: it starts at `cursor` there."""
-        self._count(slot, -1)
-        slot.lane = lane
+        """Put a slot into a lane, where its next message starts at `cursor`."""
         slot.cursor = cursor
-        self._count(slot, 1)
-        if slot.place.judged_from != KEEPING_UP:
-            slot.place.judged_from = cursor
+        if lane != slot.lane:
+            self._count(slot, -1)
+            slot.lane = lane
+            self._count(slot, 1)
+            if slot.place.judged_from != KEEPING_UP:
+                slot.place.judged_from = cursor     # lag is counted in the bytes of its lane
         return 0
 
     cdef int _count(self, Slot* slot, int added) noexcept nogil:
@@ -189,8 +190,20 @@ cdef class Forms(Roster):
                 slot.lane.needed_from = min(slot.lane.needed_from, slot.cursor)
                 oldest_seq = min(oldest_seq, slot.seq)
         if self.policy.kind != EVICT:
-            self.log.lane.needed_from = min(self.log.lane.needed_from, start_of(&self.log.lane, oldest_seq))
+            self.log.lane.needed_from = min(self.log.lane.needed_from, self._way_out(oldest_seq))
         return self.lanes.trim()
+
+    cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept:
+        """Return from where the plain lane is kept, so that all who lack messages from `oldest_seq` on can go on there.
+
+        Not farther back than the limits would let them: what is small in a window may be large here.
+        """
+        cdef Lane* lane = &self.log.lane
+        cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
+        cdef uint64_t limit = self.policy.max_lag_bytes + self.policy.max_burst_bytes
+        if self.policy.kind != CONFLATE and lane.tail - start > limit:
+            start = end_of(lane, seq_at(lane, lane.tail - limit))
+        return start
 
     cdef Py_ssize_t lanes_bytes(self) noexcept:
         """Return what the frames in all forms take in memory."""
@@ -219,7 +232,7 @@ cdef class Forms(Roster):
         self.log.check_invariants()
         if self.lanes is not None:
             self.lanes.check_invariants(subscribers)
-            assert self.policy.kind == EVICT or self.log.lane.first_seq <= oldest_seq
+            assert self.policy.kind != CONFLATE or self.log.lane.first_seq <= oldest_seq
 
 
 cdef Form alone_form(Socket* socket) noexcept nogil:

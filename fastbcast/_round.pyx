@@ -31,7 +31,7 @@ from libc.string cimport memset
 from fastbcast._clock cimport coarse_ns, now_ns
 from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport (
-    PLAIN, WINDOWED, end_of, gather, iovec, published_ns, seq_at, start_of, view,
+    PLAIN, WINDOWED, Lane, end_of, gather, iovec, published_ns, seq_at, start_of, view,
 )
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Place, Slot
 from fastbcast._roster cimport Subscription
@@ -124,6 +124,7 @@ cdef class Round(Tally):
         if not self.has_leftover:
             self.offered = self.round_end
         self.has_leftover = False
+        self.is_look_due = True
         self.has_returners = self.has_returners and self.needs_round
         self.counters.add_round(now_ns() - self.round_began_ns)
         self.trim()
@@ -240,24 +241,23 @@ cdef class Round(Tally):
         return 0
 
     cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil:
-        """Move a cursor to the oldest message within `limit` bytes of the tail, or to the newest (`latest`)."""
-        cdef uint64_t newest = self.log.lane.next_seq - 1
-        cdef uint64_t seq = newest
-        cdef uint64_t wanted
-        if slot.lane.form == WINDOWED:      # what follows a gap could not be inflated
-            self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
-        if slot.lane.tail - slot.cursor > limit:
-            wanted = slot.lane.tail - limit
-            if self.policy.kind != LATEST and start_of(slot.lane, newest) > wanted:
-                seq = seq_at(slot.lane, wanted)
-                seq += start_of(slot.lane, seq) < wanted
+        """Move a cursor to the oldest message within `limit` bytes of the tail, or to the newest (`latest`).
+
+        Who leaves a window that way goes on with the plain form: what follows a gap in the window could not be inflated.
+        """
+        cdef Lane* lane = &self.log.lane if slot.lane.form == WINDOWED else slot.lane
+        cdef uint64_t seq = lane.next_seq - 1
+        cdef uint64_t wanted = lane.tail - min(limit, lane.tail - lane.head)
+        if self.policy.kind != LATEST and start_of(lane, seq) > wanted:
+            seq = seq_at(lane, wanted)
+            seq += start_of(lane, seq) < wanted
         if seq <= slot.seq:
             return 0
         self.count_skipped(slot, seq)
         self.counters.skipped_messages += seq - slot.seq
         self.counters.jumps += 1
         slot.seq = seq
-        slot.cursor = start_of(slot.lane, seq)
+        self.change(slot, lane, start_of(lane, seq))
         return 0
 
     cdef int settle(self, uint64_t deadline_ns) except -1:

@@ -18,6 +18,7 @@ cdef class Client(_Base):
     cdef public object identity         # what the authorize hook returned
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef readonly object deflate        # what was negotiated of permessage-deflate, or None
     cdef public object forwarded_address    # that a trusted proxy has named, or None
     # Reading.
     cdef Parser parser

@@ -53,6 +53,10 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
         self.read_buffer = hub.read_buffer
 
+    def _negotiate(self, deflate, bint may_window):
+        """The handshake has settled on a Deflate; `may_window`: it allows a window that is shared with others."""
+        self.deflate = deflate
+
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.
 

@@ -19,6 +19,7 @@ The path of a message, and the file that owns each step:
       as time passes                    watch.py       stalled clients, soft limits
 
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
+                                        _inflate.pyx   what comes compressed, with a bound
                                         _client.pyx    the life of a connection -> handlers.py
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py

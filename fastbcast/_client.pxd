@@ -25,6 +25,7 @@ cdef class Client(_Base):
     cdef ReadBuffer read_buffer         # of the hub
     cdef bint is_reading_paused         # by the inbox
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    cdef bint is_expansive              # a read became very much when it was inflated: the next ones are small
     cdef Py_ssize_t partial_bytes       # of an unfinished message, as the hub knows of it: see partials.py
     # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock

@@ -23,7 +23,8 @@ from libc.string cimport memset
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
 from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
-from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PING, Event, Parser
+from fastbcast._inflate cimport Inflater
+from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
@@ -55,9 +56,11 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     def _negotiate(self, deflate, bint may_window):
         """The handshake has settled on a Deflate; `may_window`: it allows a window that is shared with others."""
+        cdef Inflater inflater = self.hub.inflater
         self.deflate = deflate
         self.wire.socket.window_bits = deflate.server_max_window_bits or 15
         self.wire.socket.keeps_context = may_window
+        self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.
@@ -391,7 +394,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             events = self._receive(self.read_buffer.data, size)
         except Exception as error:
             self._fail(error)
-        self.may_read_much = events <= MANY_EVENTS
+        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
@@ -457,6 +460,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 pongs = None
             if event == NOTHING or self.wire.transport is None:
                 self._count_partial(parser.partial_bytes())
+                if parser.inflated_bytes > MANY_INFLATED_BYTES:
+                    self.is_expansive = True
                 return events
             events += 1
             if event == CLOSE:

@@ -1,5 +1,10 @@
 # The system's zlib (zlib.h), as far as RFC 7692 needs it: raw deflate (RFC 1951), which is negative window bits.
 
+cdef extern from *:
+    """
+    #define ZLIB_CONST  // what is read is const
+    """
+
 cdef extern from "zlib.h" nogil:
     ctypedef struct z_stream:
         unsigned char* next_in      # const with ZLIB_CONST
@@ -8,6 +13,7 @@ cdef extern from "zlib.h" nogil:
         unsigned int avail_out
         unsigned long total_out
         const char* msg
+        int data_type
 
     const int Z_OK, Z_STREAM_END, Z_BUF_ERROR, Z_DATA_ERROR, Z_MEM_ERROR
     const int Z_NO_FLUSH, Z_SYNC_FLUSH

@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 
 from ._compact import measure_key
 from ._frames import encode
+from ._inflate import Inflater, Scratch
 from ._parser import ReadBuffer
 from ._policy import Policy
 from ._roster import LAG_BOUNDS
@@ -92,6 +93,7 @@ class Hub:
         # Read by the compiled client.
         # What one read brings is handled whole, and counts: with a limit of the rate it is little.
         self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
+        self.inflater = Inflater(Scratch(), False)
         self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes))
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
@@ -383,6 +385,7 @@ class Hub:
             "lag": self._sum_lag(channels),
             "compression": self._sweeper.deflaters.as_dict() | self._sum_forms(channels),
             "received_messages": self._received_messages,
+            "received_compressed_messages": self.inflater.scratch.messages,
             "pings": self.pings,
             "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
             "refused": dict(self._refused),

@@ -5,6 +5,7 @@
       -> crew.py            its processes, and who watches them
         -> part.py          what one process does, phase by phase
           -> connector.py   how a connection begins
+             ticks.py       text like that of a real feed
           -> _fleet.pyx     the loop without the GIL: what is published, and when
              _inbound.pyx   what they read: frames, messages
              _crowd.pyx     thousands of clients: handshakes, writing, leaving

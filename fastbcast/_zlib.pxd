@@ -8,6 +8,7 @@ cdef extern from "zlib.h" nogil:
         unsigned int avail_out
         unsigned long total_out
         const char* msg
+        int data_type       # of an inflater: 128 right behind a block, 64 in the last one, and how many bits are left
 
     const int Z_OK, Z_STREAM_END, Z_BUF_ERROR, Z_DATA_ERROR, Z_MEM_ERROR
     const int Z_NO_FLUSH, Z_SYNC_FLUSH
@@ -21,5 +22,6 @@ cdef extern from "zlib.h" nogil:
 
     int inflateInit2(z_stream* stream, int window_bits)
     int inflateReset(z_stream* stream)
+    int inflateSetDictionary(z_stream* stream, const unsigned char* dictionary, unsigned int dictionary_bytes)
     int inflate(z_stream* stream, int flush)
     int inflateEnd(z_stream* stream)

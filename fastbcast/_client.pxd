@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._fanout cimport Occasion
 from fastbcast._parser cimport Parser, ReadBuffer
@@ -43,6 +43,7 @@ cdef class Client(_Base):
     cdef object close_timer
     cdef object _last_address           # of a connection that is gone
 
+    cdef int _reconsider_forms(self, uint32_t sharable) except -1
     cdef int _leave_all(self, bint is_evicted) except -1
     cdef int _catch_up_all(self, Occasion occasion) except -1
     cdef int _begin_close(self, object code, str reason, str cause) except -1

@@ -17,7 +17,7 @@ Invariants
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
@@ -59,6 +59,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         cdef Inflater inflater = self.hub.inflater
         self.deflate = deflate
         self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
+        self.wire.socket.window_bits = deflate.server_max_window_bits or 15
+        self.wire.socket.keeps_context = may_window
 
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.
@@ -155,6 +157,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
+        cdef uint32_t sharable
         self.hub.check_thread("client.subscribe")
         if not self.is_open:
             return False
@@ -163,7 +166,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if channel not in self.subscriptions:
             self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
+            sharable = self.wire.socket.sharable
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
+            self._reconsider_forms(sharable)
             if fanout.name == self.channel:
                 self.channel = fanout.name  # one str for all of a channel's clients
         return True
@@ -171,12 +176,24 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def unsubscribe(self, str channel):
         """Receive nothing more of `channel`; returns whether it was subscribed."""
         cdef Subscription subscription
+        cdef uint32_t sharable = self.wire.socket.sharable
         self.hub.check_thread("client.unsubscribe")
         if self.subscriptions is None or channel not in self.subscriptions:
             return False
         subscription = self.subscriptions.pop(channel)
         (<Fanout>subscription.channel).unsubscribe(subscription, False)
+        self._reconsider_forms(sharable)
         return True
+
+    cdef int _reconsider_forms(self, uint32_t sharable) except -1:
+        """Some of its channels may have to send in another form: `sharable` of them had a window for it before."""
+        cdef Subscription subscription
+        if sharable == self.wire.socket.sharable or min(sharable, self.wire.socket.sharable) > 1:
+            return 0
+        for _ in range(2):  # who leaves a window, then who waited for that
+            for subscription in self.subscriptions.values():
+                (<Fanout>subscription.channel).reconsider(subscription)
+        return 0
 
     def send(self, message, *, text=None):
         """Send `message` to this client alone; str as text, bytes-like as binary (or text with `text=True`).

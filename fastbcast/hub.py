@@ -37,7 +37,7 @@ from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, To
 from .handlers import Handlers
 from .log import log_event
 from .names import ChannelNames
-from .options import ChannelOptions, HubOptions
+from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
@@ -75,6 +75,7 @@ class Hub:
             self.options.slice_seconds,
             self.options.max_log_bytes, self._relieve_logs,
             self.options.max_pinned_bytes, self._relieve_pinned,
+            self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
         self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
@@ -382,6 +383,7 @@ class Hub:
             "partial_bytes": self.partials.total_bytes,
             "pinned_bytes": self._sweeper.ledger.pinned_bytes,
             "lag": self._sum_lag(channels),
+            "compression": self._sweeper.deflaters.as_dict() | self._sum_forms(channels),
             "received_messages": self._received_messages,
             "received_compressed_messages": self.inflater.scratch.messages,
             "pings": self.pings,
@@ -390,6 +392,12 @@ class Hub:
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),
         }
+
+    @staticmethod
+    def _sum_forms(channels: list[Channel]) -> dict[str, Any]:
+        """Sum up the subscriptions by the form in which each is sent its channel's messages."""
+        forms = [channel.subscribers_by_form for channel in channels]
+        return {"subscriptions": {name: sum(form[i] for form in forms) for i, name in enumerate(COMPRESSIONS)}}
 
     @staticmethod
     def _sum_lag(channels: list[Channel]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ Invariants
    to its channel, and all windows together take at most `max_window_bytes`.
 """
 
-from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memmove, memset
 
 from fastbcast._clock cimport now_ns
@@ -37,6 +38,12 @@ cdef enum:
     FLUSH_BYTES = 16        # what Z_SYNC_FLUSH may add to deflateBound: an empty stored block, and bits before it
     TAIL_BYTES = 4          # of that block, and not sent (section 7.2.1)
     MAX_MEM_LEVEL = 8       # zlib's default: its largest is hardly better, and twice the memory
+    MAX_COMPRESSED_BYTES = 1 << 30  # zlib counts in 32 bits
+    # Up to this size a stream with small tables compresses a message alone: they are cleared before each.
+    SHORT_BYTES = 4096
+    SHORT_WINDOW_BITS = 12
+    LONG_WINDOW_BITS = 15
+    SMALL_WINDOW_BITS = 9           # the least that zlib has, and so right for all
 
 
 cdef class Deflater:
@@ -85,7 +92,7 @@ cdef class Deflater:
         cdef Py_ssize_t reserved = header_len(<uint64_t>room)
         cdef Py_ssize_t compressed_bytes
         cdef Py_ssize_t header_bytes
-        self.stream.next_in = payload.data
+        self.stream.next_in = <unsigned char*>payload.data
         self.stream.avail_in = <unsigned int>payload.len
         self.stream.next_out = out + reserved
         self.stream.avail_out = <unsigned int>(room - reserved)
@@ -124,14 +131,50 @@ cdef class Deflaters:
         self.alone = {}
         self.max_window_bytes = max_window_bytes
 
-    cdef Deflater get_alone(self, int level, int window_bits):
-        """Return the hub's stream for messages alone, with so large a window."""
-        cdef Deflater deflater = self.alone.get((level, window_bits))
+    cdef Deflater get_alone(self, int level, Py_ssize_t payload_bytes, bint is_small):
+        """Return the hub's stream for a message alone; None if it has a size that is not compressed.
+
+        `is_small`: for those whose windows are small, however small they are.
+        """
+        cdef int window_bits = SMALL_WINDOW_BITS
+        cdef Deflater deflater
+        if not 0 < payload_bytes <= MAX_COMPRESSED_BYTES:
+            return None
+        if not is_small:
+            window_bits = SHORT_WINDOW_BITS if payload_bytes <= SHORT_BYTES else LONG_WINDOW_BITS
+        deflater = self.alone.get((level, window_bits))
         if deflater is None:
             deflater = Deflater(level, window_bits)
             deflater.prepare()
             self.alone[level, window_bits] = deflater
         return deflater
+
+    cdef Py_ssize_t write_frame(self, Deflater deflater, uint8_t* out, Payload* payload, bint is_alone) noexcept:
+        """Have `deflater` write a frame, as it does by itself; it refers to nothing before if it `is_alone`.
+
+        Returns the frame's size, also of one alone that turns out not to be shorter, and is of no use.
+        """
+        cdef uint64_t began_ns = now_ns()
+        cdef Py_ssize_t size
+        if is_alone:
+            deflater.reset()
+        size = deflater.write_frame(out, payload)
+        self.busy_ns += now_ns() - began_ns
+        self.messages += 1
+        self.payload_bytes += <uint64_t>payload.len
+        self.compressed_bytes += <uint64_t>size
+        return size
+
+    cdef bytes deflate(self, int level, Payload* payload):
+        """Return a frame with the payload compressed alone; None if that is not shorter."""
+        cdef Deflater deflater = self.get_alone(level, payload.len, False)
+        cdef Py_ssize_t size
+        cdef bytes out
+        if deflater is None:
+            return None
+        out = PyBytes_FromStringAndSize(NULL, deflater.bound(payload.len))
+        size = self.write_frame(deflater, <uint8_t*>PyBytes_AS_STRING(out), payload, True)
+        return out[:size] if size < frame_len(payload.len) else None
 
     cdef Deflater open_window(self, int level, int window_bits):
         """Return a new stream for a channel's window; None if all windows together would take too much."""

@@ -14,7 +14,8 @@ Invariants
 3. Everything is called from the loop's thread only; `Sweeper.check_thread` says so.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 
 from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport CompactLog, key_len, shareable
@@ -52,7 +53,7 @@ cdef class Fanout(Round):
         """What the channel's messages take in memory: segments, index, and the newest of each key; in bytes."""
         if self.compact is None:
             return self.lanes_bytes()
-        return self.lanes_bytes() + self.compact.keyed_bytes + self.compact.keyless_bytes
+        return self.lanes_bytes() + self.compact.keyed_bytes + self.compact.keyless_bytes + self.compact.deflated_bytes
 
     @property
     def seq(self):
@@ -102,7 +103,7 @@ cdef class Fanout(Round):
         if is_kept:
             self.compact.admit(key, len(frame))
             kept = shareable(frame)
-        borrow_payload(frame, &payload)
+        borrow_payload(<const uint8_t*>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &payload)
         seq = self.append(&payload)
         if is_kept:
             self.compact.add(seq, self.log.lane.tail, key, kept)

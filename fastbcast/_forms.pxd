@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload
@@ -22,6 +23,7 @@ cdef class Forms(Roster):
     cdef int change(self, Slot* slot, Lane* lane, uint64_t cursor) noexcept nogil
     cdef int place_at_tail(self, Slot* slot) noexcept
     cdef int trim_lanes(self) except -1
+    cdef PyObject* compacted_frame(self, Slot* slot, uint32_t index) except NULL
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept
     cdef int _look(self) except -1
     cdef Py_ssize_t lanes_bytes(self) noexcept

@@ -23,11 +23,13 @@ Invariants
    lack, as far back as its limits let them be: there is always a way out of a window.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastbcast._frames cimport Payload
+from fastbcast._compact cimport Entry, bytes_of
+from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
-from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, end_of, seq_at, start_of
+from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, end_of, iovec, seq_at, start_of
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Slot
 from fastbcast._roster cimport Roster, Subscription
 from fastbcast._wire cimport WRITABLE, Socket, Wire
@@ -123,11 +125,11 @@ cdef class Forms(Roster):
 
     cdef bint may_share(self, Socket* socket) noexcept nogil:
         """Whether a client can follow the window of this channel."""
-        return self.policy.best_form == WINDOWED and socket.keeps_context \
+        return self.policy.best_form == WINDOWED and self.policy.release_ns == 0 and socket.keeps_context \
             and socket.window_bits >= self.policy.window_bits
 
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil:
-        if self.policy.best_form == PLAIN or socket.window_bits == 0:
+        if self.policy.best_form == PLAIN or socket.window_bits == 0 or self.policy.release_ns:
             return PLAIN
         if socket.sharable == 1:
             return WINDOWED if self.may_share(socket) else PLAIN
@@ -164,6 +166,23 @@ cdef class Forms(Roster):
         elif slot.lane.form != PLAIN:
             slot.socket.deflated += added
         return 0
+
+    cdef PyObject* compacted_frame(self, Slot* slot, uint32_t index) except NULL:
+        """Return the frame of a live entry of the compact log as the slot's client may be sent it, borrowed."""
+        cdef Entry* entry = &self.compact.entries[index]
+        cdef iovec frame
+        cdef Payload payload
+        if self.policy.best_form == PLAIN or slot.socket.window_bits != LARGEST_WINDOW_BITS or slot.socket.windowed:
+            return entry.frame
+        if entry.deflated == NULL:
+            frame = bytes_of(entry.frame)
+            borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
+            self.compact.keep_deflated(
+                index,
+                self.sweeper.deflaters.deflate(self.policy.compression_level, &payload)
+                if payload.len >= self.policy.compress_min_bytes else None
+            )
+        return entry.frame if entry.deflated == <PyObject*>None else entry.deflated
 
     cdef Lane* _lane_of(self, Form form) noexcept:
         if form == PLAIN:

@@ -25,7 +25,7 @@ cdef struct Payload:
 
 
 cdef int acquire_payload(object message, object text, Payload* payload) except -1
-cdef void borrow_payload(bytes frame, Payload* payload) noexcept
+cdef void borrow_payload(const uint8_t* frame, Py_ssize_t frame_bytes, Payload* payload) noexcept
 cdef void release_payload(Payload* payload) noexcept
 
 cdef Py_ssize_t header_len(uint64_t payload_len) noexcept nogil

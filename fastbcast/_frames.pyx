@@ -15,7 +15,7 @@ Invariants
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -64,13 +64,12 @@ cdef int acquire_payload(object message, object text, Payload* payload) except -
     return 0
 
 
-cdef void borrow_payload(bytes frame, Payload* payload) noexcept:
+cdef void borrow_payload(const uint8_t* frame, Py_ssize_t frame_bytes, Payload* payload) noexcept:
     """Borrow the payload of a frame that was made here; there is nothing to release."""
-    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(frame)
-    cdef Py_ssize_t header_bytes = 2 if data[1] < 126 else 4 if data[1] == 126 else 10
-    payload.opcode = data[0] & 0x0F
-    payload.data = data + header_bytes
-    payload.len = PyBytes_GET_SIZE(frame) - header_bytes
+    cdef Py_ssize_t header_bytes = 2 if frame[1] < 126 else 4 if frame[1] == 126 else 10
+    payload.opcode = frame[0] & 0x0F
+    payload.data = frame + header_bytes
+    payload.len = frame_bytes - header_bytes
     payload.has_view = False
 
 

@@ -19,20 +19,10 @@ Invariants
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._clock cimport now_ns
 from fastbcast._deflate cimport Deflater, Deflaters
 from fastbcast._frames cimport Payload, frame_len, write_frame
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, WINDOWED, Log
 from fastbcast._policy cimport Policy
-
-cdef enum:
-    # Up to this size a stream with small tables compresses a message alone: they are cleared before each.
-    SHORT_BYTES = 4096
-    SHORT_WINDOW_BITS = 12
-    LONG_WINDOW_BITS = 15
-    SMALL_WINDOW_BITS = 9           # of DEFLATED_SMALL: the least that zlib has, and so right for all
-    MAX_COMPRESSED_BYTES = 1 << 30  # zlib counts in 32 bits
-
 
 @cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the deflaters
 cdef class Lanes:
@@ -58,12 +48,10 @@ cdef class Lanes:
         cdef Deflater small = None
         cdef Deflater window = None
         is_plain_kept = is_plain_kept or self.plain.lane.subscribers != 0
-        if max(1, self.policy.compress_min_bytes) <= payload.len <= MAX_COMPRESSED_BYTES:
-            if self.deflated.lane.subscribers:
-                alone = self._get_alone(SHORT_WINDOW_BITS if payload.len <= SHORT_BYTES else LONG_WINDOW_BITS)
-            if self.deflated_small.lane.subscribers:
-                small = self._get_alone(SMALL_WINDOW_BITS)
-            window = self.window
+        if payload.len >= self.policy.compress_min_bytes:
+            alone = self.deflaters.get_alone(self.policy.compression_level, payload.len, False)
+            small = self.deflaters.get_alone(self.policy.compression_level, payload.len, True)
+            window = self.window if alone is not None else None
         # What may raise.
         if is_plain_kept:
             self.plain.reserve(frame_len(payload.len))
@@ -76,9 +64,6 @@ cdef class Lanes:
         self._put(self.windowed, payload, window)
         self.messages_since_reset += 1
         return self.plain.append(payload) if is_plain_kept else pass_by(self.plain)
-
-    cdef Deflater _get_alone(self, int window_bits):
-        return self.deflaters.get_alone(self.policy.compression_level, window_bits)
 
     cdef uint8_t* _reserve(self, Log log, Payload* payload, Deflater deflater) except? NULL:
         """Return where the message may be written in a lane that has subscribers; the same if it is asked again."""
@@ -95,19 +80,11 @@ cdef class Lanes:
         cdef Py_ssize_t plain_bytes = frame_len(payload.len)
         cdef Py_ssize_t size = plain_bytes
         cdef bint is_alone = log is not self.windowed
-        cdef uint64_t began_ns
         if out == NULL:
             pass_by(log)
             return 0
         if deflater is not None:
-            began_ns = now_ns()
-            if is_alone:
-                deflater.reset()
-            size = deflater.write_frame(out, payload)
-            self.deflaters.busy_ns += now_ns() - began_ns
-            self.deflaters.messages += 1
-            self.deflaters.payload_bytes += <uint64_t>payload.len
-            self.deflaters.compressed_bytes += <uint64_t>size
+            size = self.deflaters.write_frame(deflater, out, payload, is_alone)
         if deflater is None or (is_alone and size >= plain_bytes):
             write_frame(out, payload.opcode, payload.data, payload.len)
             size = plain_bytes

@@ -56,7 +56,6 @@ cdef class Policy:
         self.compress_min_bytes = options.compress_min_bytes
         self.reset_messages = options.reset_messages
         if options.max_messages_per_second:
-            self.best_form = PLAIN      # its subscribers read from the compact log
             per_second = min(options.max_messages_per_second, 1e12)
             self.messages_per_release = <uint64_t>ceil(per_second / MAX_RELEASES_PER_SECOND)
             self.release_ns = nanoseconds(self.messages_per_release / per_second)

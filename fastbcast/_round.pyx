@@ -24,6 +24,7 @@ Invariants
 5. No user code runs inside a sweep, and no Python object is touched without the GIL.
 """
 
+from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
@@ -397,6 +398,7 @@ cdef class Round(Tally):
         cdef CompactLog compact = self.compact
         cdef iovec[IOVEC_COUNT] pieces
         cdef uint32_t[IOVEC_COUNT] indexes
+        cdef (PyObject*)[IOVEC_COUNT] frames
         cdef msghdr message
         cdef Slot* slot
         cdef Entry entry
@@ -413,7 +415,8 @@ cdef class Round(Tally):
             count = 0
             i = compact.find_live(slot.seq)
             while i < compact.count and count < IOVEC_COUNT and <uint64_t>count < left:
-                pieces[count] = bytes_of(compact.entries[i].frame)
+                frames[count] = self.compacted_frame(slot, i)
+                pieces[count] = bytes_of(frames[count])
                 indexes[count] = i
                 count += 1
                 i = compact.live_from(i + 1)
@@ -458,7 +461,7 @@ cdef class Round(Tally):
                 else:
                     self.counters.refused_sends += not subscription.wire.is_encrypted
                     self._give(
-                        subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.seq + 1, entry.published_ns
+                        subscription, memoryview(<object>frames[k])[sent:], entry.seq, entry.seq + 1, entry.published_ns
                     )
                     break
         return 0

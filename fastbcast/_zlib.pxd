@@ -7,7 +7,7 @@ cdef extern from *:
 
 cdef extern from "zlib.h" nogil:
     ctypedef struct z_stream:
-        const unsigned char* next_in
+        unsigned char* next_in      # const with ZLIB_CONST
         unsigned int avail_in
         unsigned char* next_out
         unsigned int avail_out

@@ -23,9 +23,9 @@ MODULES = [
 ]
 if sys.platform == "linux":  # the load generator stands on epoll
     MODULES += [f"load.{name}" for name in (
-        "_board", "_receipt", "_audit", "_crowd", "_inbound", "_fleet", "_audience",
+        "_board", "_receipt", "_audit", "_strand", "_crowd", "_inbound", "_fleet", "_audience",
     )]
-LIBRARIES = {"_deflate": ["z"], "_inflate": ["z"]}
+LIBRARIES = {"_deflate": ["z"], "_inflate": ["z"], "load._strand": ["z"]}
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"

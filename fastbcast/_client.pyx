@@ -58,9 +58,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         """The handshake has settled on a Deflate; `may_window`: it allows a window that is shared with others."""
         cdef Inflater inflater = self.hub.inflater
         self.deflate = deflate
-        self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
         self.wire.socket.window_bits = deflate.server_max_window_bits or 15
         self.wire.socket.keeps_context = may_window
+        self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.

@@ -92,7 +92,7 @@ cdef class Deflater:
         cdef Py_ssize_t reserved = header_len(<uint64_t>room)
         cdef Py_ssize_t compressed_bytes
         cdef Py_ssize_t header_bytes
-        self.stream.next_in = <unsigned char*>payload.data
+        self.stream.next_in = payload.data
         self.stream.avail_in = <unsigned int>payload.len
         self.stream.next_out = out + reserved
         self.stream.avail_out = <unsigned int>(room - reserved)

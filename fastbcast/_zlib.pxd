@@ -7,13 +7,13 @@ cdef extern from *:
 
 cdef extern from "zlib.h" nogil:
     ctypedef struct z_stream:
-        unsigned char* next_in      # const with ZLIB_CONST
+        const unsigned char* next_in
         unsigned int avail_in
         unsigned char* next_out
         unsigned int avail_out
         unsigned long total_out
         const char* msg
-        int data_type
+        int data_type       # of an inflater: 128 right behind a block, 64 in the last one, and how many bits are left
 
     const int Z_OK, Z_STREAM_END, Z_BUF_ERROR, Z_DATA_ERROR, Z_MEM_ERROR
     const int Z_NO_FLUSH, Z_SYNC_FLUSH
@@ -27,5 +27,6 @@ cdef extern from "zlib.h" nogil:
 
     int inflateInit2(z_stream* stream, int window_bits)
     int inflateReset(z_stream* stream)
+    int inflateSetDictionary(z_stream* stream, const unsigned char* dictionary, unsigned int dictionary_bytes)
     int inflate(z_stream* stream, int flush)
     int inflateEnd(z_stream* stream)

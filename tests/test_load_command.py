@@ -160,6 +160,7 @@ def test_deflate_is_offered_and_inflated(start_process, tmp_path):
     result = json.loads(path.read_text())
     assert result["messages_compressed"] == 5 * (20 + 20)
     assert result["wire_bytes_per_message"] < 1000
+    assert result["wire_share_of_plain"] == pytest.approx(result["wire_bytes_per_message"] / 2004)
     assert result["deliveries"] == 100
 
 

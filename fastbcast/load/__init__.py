@@ -5,9 +5,11 @@
       -> crew.py            its processes, and who watches them
         -> part.py          what one process does, phase by phase
           -> connector.py   how a connection begins
+          -> payload.py     what the messages consist of; ticks.py: text like that of a real feed
           -> _fleet.pyx     the loop without the GIL: what is published, and when
              _inbound.pyx   what they read: frames, messages
              _crowd.pyx     thousands of clients: handshakes, writing, leaving
+             _strand.pyx    what comes compressed, inflated once for all that got the same
              _audit.pyx     every message accounted for
              _receipt.pyx   what one subscriber has of one stream
              _board.pyx     what the processes share: counts, histograms, how far each has come

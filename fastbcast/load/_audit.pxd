@@ -41,7 +41,8 @@ cdef class Audit:
     cdef Tally* tally               # this process's own
     cdef readonly uint32_t process, channels, streams
     cdef readonly uint64_t payload_bytes
-    cdef uint8_t* filler            # what follows the stamp in every message
+    cdef uint8_t* bodies            # what follows the stamp: one for each message in turn
+    cdef uint64_t body_bytes, body_mask     # of each; how many there are - 1
     cdef uint64_t slot_mask         # board.slots - 1
     cdef uint64_t* sent             # the board's
     cdef uint64_t* measured_from    # the board's
@@ -61,6 +62,7 @@ cdef class Audit:
     cdef void write_off_reader(self, Reader* reader, uint64_t now_ns) noexcept nogil
     cdef uint64_t stamp_next(self, uint32_t stream, uint64_t intended_ns, uint8_t* out) noexcept nogil
     cdef void complete(self) noexcept nogil
+    cdef const uint8_t* body_of(self, uint32_t stream, uint64_t seq) noexcept nogil
     cdef uint64_t first_seq(self, uint32_t stream) noexcept nogil
 
     cdef uint32_t _count_positions(self, uint32_t channel) noexcept nogil

@@ -16,7 +16,8 @@ class Kind(enum.IntEnum):
 @disjoint_base
 class Audit:
     def __new__(
-        cls, board: Board, process: int, channels: int, payload_bytes: int, *rest: Any, **more: Any
+        cls, board: Board, process: int, channels: int, payload_bytes: int, *rest: Any,
+        bodies: tuple[bytes, ...] | None = None, **more: Any
     ) -> Self: ...
     @property
     def channels(self) -> int: ...

@@ -2,7 +2,7 @@
 
 A message's payload says which one it is, so that every process can judge it, and needs nobody's word:
 
-    | stream: 4 hex | seq: 12 hex | intended time, ns: 16 hex | check: 8 hex | filler, the same in all ... |
+    | stream: 4 hex | seq: 12 hex | intended time, ns: 16 hex | check: 8 hex | body, one of payload.py's |
     '------------------------------ stamp (40 bytes) -----------------------'
 
 A stream is what one publisher sends, numbered from 0 in each. Publisher p is of channel p % channels, so a subscriber
@@ -33,7 +33,12 @@ from fastbcast.load._board cimport Board, load_acquire, record, store_release
 from fastbcast.load._receipt cimport Receipt, add_gap, close_gap
 from fastbcast.load._wire cimport scramble
 
+from .payload import make_bodies
+
 MIN_PAYLOAD_BYTES = STAMP_BYTES
+
+cdef enum:
+    STREAM_STRIDE = 977     # bodies from one stream's to the next one's
 
 cdef uint64_t UNJOINED = <uint64_t>-1
 cdef uint64_t NOBODY = <uint64_t>-1     # `settled` where there is no steady subscriber
@@ -72,16 +77,29 @@ cdef uint32_t check_of(uint64_t run_id, uint64_t stream, uint64_t seq, uint64_t 
 
 
 cdef class Audit:
-    """The audit of one process. All of it belongs to one thread."""
+    """The audit of one process. All of it belongs to one thread.
 
-    def __cinit__(self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes, *rest, **more):
+    bodies: what follows the stamp, one for each message in turn: a power of two of them, `payload_bytes` less the stamp.
+    """
+
+    def __cinit__(
+        self, Board board not None, uint32_t process, uint32_t channels, uint64_t payload_bytes,
+        *rest, tuple bodies=None, **more,
+    ):
         cdef uint64_t i, streams = board.streams
+        cdef bytes joined
         if payload_bytes < STAMP_BYTES:
             raise ValueError(f"a message needs {STAMP_BYTES} bytes to say which it is, not {payload_bytes}")
         if not 1 <= channels <= streams:
             raise ValueError(f"each of {channels} channels needs a publisher, there are {streams}")
         if process >= board.processes:
             raise ValueError(f"there is no process {process}")
+        self.body_bytes = payload_bytes - STAMP_BYTES
+        bodies = bodies or make_bodies("letters", self.body_bytes)
+        self.body_mask = <uint64_t>len(bodies) - 1
+        if self.body_mask & (self.body_mask + 1) or any(len(body) != self.body_bytes for body in bodies):
+            raise ValueError(f"there must be a power of two of bodies, of {self.body_bytes} bytes each")
+        joined = b"".join(bodies)
         self.board = board
         self.tally = &board.tallies[process]
         self.process = process
@@ -96,11 +114,10 @@ cdef class Audit:
         self.slots = <Slot*>calloc(streams * board.slots, sizeof(Slot))
         self.steady = <uint32_t*>calloc(channels, sizeof(uint32_t))
         self.completed = <uint64_t*>calloc(streams, sizeof(uint64_t))
-        self.filler = <uint8_t*>calloc(payload_bytes - STAMP_BYTES + 1, 1)
-        if self.slots == NULL or self.steady == NULL or self.completed == NULL or self.filler == NULL:
+        self.bodies = <uint8_t*>calloc(len(joined) + 1, 1)
+        if self.slots == NULL or self.steady == NULL or self.completed == NULL or self.bodies == NULL:
             raise MemoryError
-        for i in range(payload_bytes - STAMP_BYTES):
-            self.filler[i] = <uint8_t>(97 + i % 26)
+        memcpy(self.bodies, <const uint8_t*>joined, len(joined))
         for i in range(streams):
             self.settled[i] = NOBODY
 
@@ -108,7 +125,7 @@ cdef class Audit:
         free(self.slots)
         free(self.steady)
         free(self.completed)
-        free(self.filler)
+        free(self.bodies)
 
     @property
     def under_way(self) -> int:
@@ -201,7 +218,7 @@ cdef class Audit:
             and slot.is_known
             and payload_len == self.payload_bytes
             and memcmp(payload, slot.stamp, STAMP_BYTES) == 0
-            and memcmp(payload + STAMP_BYTES, self.filler, payload_len - STAMP_BYTES) == 0
+            and memcmp(payload + STAMP_BYTES, self.body_of(<uint32_t>stream, receipt.next_seq), self.body_bytes) == 0
         ):
             self._receive_next(reader, receipt, <uint32_t>stream, slot, slot.intended_ns, read_ns)
         else:
@@ -221,7 +238,7 @@ cdef class Audit:
             or stream % self.channels != reader.channel
             or check != check_of(self.board.run_id, stream, seq, intended_ns)
             or seq >= load_acquire(&self.sent[stream])
-            or memcmp(payload + STAMP_BYTES, self.filler, payload_len - STAMP_BYTES)
+            or memcmp(payload + STAMP_BYTES, self.body_of(<uint32_t>stream, seq), self.body_bytes)
         ):
             self.tally.counts.corrupt += 1
             return
@@ -321,6 +338,10 @@ cdef class Audit:
             self.board.last_ns[at] = 0 if slot.is_incomplete else slot.last_ns
             seq += 1
         store_release(&self.settled[stream], seq)
+
+    cdef const uint8_t* body_of(self, uint32_t stream, uint64_t seq) noexcept nogil:
+        """What follows the stamp of a message. No two streams are at the same ones: that would compress too well."""
+        return self.bodies + (seq + stream * STREAM_STRIDE & self.body_mask) * self.body_bytes
 
     cdef Slot* _slot(self, uint32_t stream, uint64_t seq) noexcept nogil:
         return &self.slots[stream * self.board.slots + (seq & self.slot_mask)]

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastbcast.load._audit cimport Audit, Reader
+from fastbcast.load._strand cimport Follower
 
 cdef enum:
     # States of a connection, in their order.
@@ -43,6 +44,7 @@ cdef struct Connection:
     bint is_inflated_alone      # permessage-deflate, and the server promised no context takeover
     bint has_deflate
     bint offers_extensions      # in its request
+    Follower follower           # of its compressed messages
     uint32_t number             # where it stands in `connections`
     uint32_t at                 # a publisher's stream, a subscriber's channel
     uint64_t connect_ns         # when it began to connect; to leave, if it is LEAVING

@@ -16,6 +16,7 @@ class Fleet(Inbound):
         capacity: int,
         *,
         prefix: bytes | None = None,
+        bodies: tuple[bytes, ...] | None = None,
         is_text: bool = True,
         wake_fd: int = -1,
         **rest: Any,

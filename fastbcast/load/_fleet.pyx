@@ -9,7 +9,7 @@ Invariants
 
 1. Only the first process publishes; the others tell it by `wake_fd` that theirs have got something.
 2. All messages of a stream that may go out at one time leave in one send.
-3. No Python object is touched in the loop, but for what ends or begins a connection, and to inflate.
+3. No Python object is touched in the loop, but for what ends or begins a connection.
 """
 
 from libc.errno cimport errno
@@ -234,6 +234,7 @@ cdef class Fleet(Inbound):
         cdef Connection* publisher = self.publishers[stream]
         cdef uint32_t mask = self._next_mask()
         cdef uint8_t stamp[STAMP_BYTES]
+        cdef uint64_t seq
         cdef uint8_t* out
         if publisher == NULL or self.sent[stream] - self.completed[stream] > self.slot_mask:
             return False
@@ -241,11 +242,11 @@ cdef class Fleet(Inbound):
             return False
         if not self._append(publisher, NULL, 14 + self.payload_bytes):
             return False
-        self.stamp_next(stream, intended_ns, stamp)
+        seq = self.stamp_next(stream, intended_ns, stamp)
         out = publisher.unsent + publisher.unsent_end
         out += write_header(out, self.opcode, self.payload_bytes, mask)
         apply_mask(out, stamp, STAMP_BYTES, mask)
-        apply_mask(out + STAMP_BYTES, self.filler, self.payload_bytes - STAMP_BYTES, mask)
+        apply_mask(out + STAMP_BYTES, self.body_of(stream, seq), self.body_bytes, mask)
         publisher.unsent_end = out + self.payload_bytes - publisher.unsent
         self.scheduled += 1
         return True

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast.load._crowd cimport Connection, Crowd
+from fastbcast.load._strand cimport Room, Strand
 
 cdef enum:
     READS_IN_A_ROW = 16             # of one connection, before others have their turn
@@ -19,7 +20,8 @@ cdef class Inbound(Crowd):
     # State.
     cdef uint8_t* read_buf
     cdef size_t read_buf_bytes
-    cdef dict inflaters             # number -> its decompressor
+    cdef Strand** newest            # [channel]: the one that was begun last, for steady subscribers; NULL: none
+    cdef Room room                  # where a message is inflated to
 
     cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil
     cdef void _read_slow(self, uint64_t now) noexcept nogil
@@ -38,8 +40,6 @@ cdef class Inbound(Crowd):
     cdef void _take_control(
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
     ) noexcept nogil
-    cdef void _take_compressed(
-        self, Connection* connection, const uint8_t* payload, size_t len, uint64_t read_ns
-    ) noexcept with gil
-    cdef object _inflate(self, Connection* connection, bytes payload)
+    cdef void _begin_to_inflate(self, Connection* connection) noexcept nogil
+    cdef void _shorten(self, Strand* strand) noexcept nogil
     cdef bint _reserve(self, size_t len) noexcept nogil

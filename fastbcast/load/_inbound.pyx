@@ -10,11 +10,9 @@ Invariants
 3. Nothing that a server sends makes a connection hold more than `max_message_bytes`, one read, and MAX_UNSENT_PONGS.
 """
 
-import zlib
-
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
 from fastbcast._clock cimport now_ns
@@ -26,7 +24,7 @@ from fastbcast._frames cimport (
     OPCODE_PING,
     OPCODE_PONG,
 )
-from fastbcast.load._audit cimport SLOW
+from fastbcast.load._audit cimport PUBLISHER, SLOW, STEADY
 from fastbcast.load._board cimport Board
 from fastbcast.load._crowd cimport (
     ABNORMAL_CLOSURE,
@@ -43,6 +41,17 @@ from fastbcast.load._crowd cimport (
     OPEN,
     Connection,
     Crowd,
+)
+from fastbcast.load._strand cimport (
+    MAX_KEPT_BYTES,
+    Follower,
+    Strand,
+    follow,
+    new_strand,
+    part,
+    release_strand,
+    unfollow,
+    unpack,
 )
 from fastbcast.load._wire cimport Frame, read_header
 
@@ -64,7 +73,6 @@ cdef class Inbound(Crowd):
     ):
         if not self._reserve(READ_BYTES):
             raise MemoryError
-        self.inflaters = {}
         self.has_prefix = prefix is not None
         # What is published says how long a message is. Some more, so that another one is corrupt and not the end.
         self.max_message_bytes = max(<uint64_t>READ_BYTES, payload_bytes) if prefix is None else MAX_MESSAGE_BYTES
@@ -72,14 +80,35 @@ cdef class Inbound(Crowd):
         self.prefix_data = self.prefix
         self.prefix_bytes = len(self.prefix)
 
+        self.newest = <Strand**>calloc(channels, sizeof(Strand*))
+        if self.newest == NULL:
+            raise MemoryError
+
     def __dealloc__(self):
+        cdef uint32_t channel, number
+        for number in range(self.top):
+            if self.connections[number].state != FREE:
+                unfollow(&self.connections[number].follower)
+        for channel in range(self.channels if self.newest != NULL else 0):
+            if self.newest[channel] != NULL:
+                release_strand(self.newest[channel])
+        free(self.newest)
+        free(self.room.data)
         free(self.read_buf)
 
+    @property
+    def inflaters(self) -> int:
+        """How many there are for what comes compressed, each of some 40 KiB."""
+        cdef uint32_t number
+        return len({
+            <size_t>self.connections[number].follower.strand for number in range(self.top)
+            if self.connections[number].state != FREE and self.connections[number].follower.strand != NULL
+        })
+
     cdef void _free(self, Connection* connection) noexcept nogil:
-        """The same; its decompressor goes too."""
-        if connection.has_deflate:
-            with gil:
-                self.inflaters.pop(connection.number, None)
+        """The same; its inflater goes too."""
+        if connection.state != FREE:
+            unfollow(&connection.follower)
         Crowd._free(self, connection)
 
     cdef void _handle(self, Connection* connection, uint32_t events) noexcept nogil:
@@ -151,6 +180,8 @@ cdef class Inbound(Crowd):
         if connection.state == HANDSHAKING:
             taken = self._take_response(connection, self.read_buf, len, read_ns)
             got = <ssize_t>(len - taken)    # the head may have begun in an earlier read
+            if connection.state == OPEN and connection.has_deflate and connection.kind != PUBLISHER:
+                self._begin_to_inflate(connection)
         if connection.state >= OPEN:
             self.tally.counts.wire_bytes += got
             taken += self._take_frames(connection, self.read_buf + taken, len - taken, read_ns)
@@ -250,13 +281,21 @@ cdef class Inbound(Crowd):
         self, Connection* connection, uint8_t rsv, const uint8_t* payload, size_t len, uint64_t read_ns
     ) noexcept nogil:
         # No Python object here, not even in a branch: it would cost the GIL at the end of each call.
+        cdef const uint8_t* inflated
         if rsv:
-            if rsv != 4 or not connection.has_deflate:  # RSV1 is permessage-deflate's, RFC 7692 section 6
+            if rsv != 4 or connection.follower.strand == NULL:  # RSV1 is permessage-deflate's, RFC 7692 section 6
                 self.tally.counts.corrupt += 1
-            else:
-                self.tally.counts.compressed += 1
-                self._take_compressed(connection, payload, len, read_ns)
+                return
+            self.tally.counts.compressed += 1
+            inflated = unpack(&connection.follower, payload, len, self.max_message_bytes, &self.room, &len)
+            if inflated == NULL:
+                self.tally.counts.corrupt += 1
+                return
+            if connection.follower.strand.kept_bytes > MAX_KEPT_BYTES:
+                self._shorten(connection.follower.strand)
+            self._take_message(connection, 0, inflated, len, read_ns)
             return
+        self.tally.counts.plain_bytes += len + (2 if len < 126 else 4 if len < 65536 else 10)
         if not self.has_prefix:
             self.take(&connection.reader, payload, len, read_ns)
             return
@@ -267,29 +306,39 @@ cdef class Inbound(Crowd):
             self.tally.counts.measured += 1
             self.tally.counts.payload_bytes += len
 
-    cdef void _take_compressed(
-        self, Connection* connection, const uint8_t* payload, size_t len, uint64_t read_ns
-    ) noexcept with gil:
-        inflated = self._inflate(connection, <bytes>payload[:len])
-        if inflated is None:
-            self.tally.counts.corrupt += 1
-        else:
-            self._take_message(connection, 0, <const uint8_t*><bytes>inflated, <size_t>len_of(inflated), read_ns)
+    cdef void _begin_to_inflate(self, Connection* connection) noexcept nogil:
+        """Let it follow a strand.
 
-    cdef object _inflate(self, Connection* connection, bytes payload):
-        """RFC 7692 section 7.2.2; None if it cannot be."""
-        inflater = None if connection.is_inflated_alone else self.inflaters.get(connection.number)
-        if inflater is None:
-            inflater = zlib.decompressobj(-15)
-            if not connection.is_inflated_alone:
-                self.inflaters[connection.number] = inflater
-        try:
-            inflated = inflater.decompress(payload + b"\x00\x00\xff\xff", self.max_message_bytes)
-        except zlib.error:
-            return None
-        if inflater.eof:    # a block with BFINAL, section 7.2.3.4: zlib begins anew after it
-            self.inflaters.pop(connection.number, None)
-        return None if inflater.unconsumed_tail else inflated
+        Steady ones share that of the others of their channel to whom nothing has come yet. Those that come and go, or
+        read late, have their own: they would get other messages than the rest, or hold up what is kept for all.
+        """
+        cdef Strand** newest = &self.newest[connection.at]
+        cdef Strand* strand
+        if connection.kind != STEADY:
+            strand = new_strand(connection.is_inflated_alone, False)
+        elif newest[0] != NULL and newest[0].end == 0 and newest[0].is_alone == connection.is_inflated_alone:
+            strand = newest[0]
+        else:
+            strand = new_strand(connection.is_inflated_alone, True)
+            if strand != NULL:
+                if newest[0] != NULL:
+                    release_strand(newest[0])
+                newest[0] = strand
+                strand.holders += 1
+        if strand == NULL:
+            self._lose(connection, ABNORMAL_CLOSURE)
+        else:
+            follow(&connection.follower, strand)
+
+    cdef void _shorten(self, Strand* strand) noexcept nogil:
+        """Somebody is far behind: the older half of what is kept is for those, and they go on with their own inflaters."""
+        cdef uint64_t middle = strand.first + (strand.end - strand.first) // 2
+        cdef uint32_t number
+        cdef Follower* follower
+        for number in range(self.top):
+            follower = &self.connections[number].follower
+            if self.connections[number].state != FREE and follower.strand == strand and follower.position < middle:
+                part(follower)
 
     cdef void _take_control(
         self, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t len
@@ -320,7 +369,3 @@ cdef class Inbound(Crowd):
             self.read_buf = read_buf
             self.read_buf_bytes = len
         return True
-
-
-cdef size_t len_of(bytes data):
-    return len(data)

@@ -109,6 +109,9 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
               help="... until all subscribers have them, or the first one.")
 @click.option("--size", "size_bytes", default="128", show_default=True, callback=_parsed("parse_bytes"),
               help="Bytes of a message; 4KiB, 1MB are understood.")
+@click.option("--payload", type=click.Choice(["letters", "ticks"]),
+              help="The same letters in every message, or trade ticks: text that compresses as real text does."
+                   "  [default: letters; ticks with --deflate]")
 @click.option("--binary", "is_binary", is_flag=True, help="Binary messages instead of text.")
 @click.option("--publishers", type=click.IntRange(1), help="Connections that publish.  [default: one per channel]")
 @click.option("--channels", type=click.IntRange(1), default=1, show_default=True,
@@ -117,7 +120,7 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
               help="10%:stall, 10%:1KB/s or 5:bursts: clients that read late. They are not judged. May be repeated.")
 @click.option("--churn", "churn_per_second", type=click.FloatRange(0), default=0, metavar="N",
               help="N clients leave every second, and others come.")
-@click.option("--deflate", "has_deflate", is_flag=True, help="Offer permessage-deflate.")
+@click.option("--deflate", "has_deflate", is_flag=True, help="Offer permessage-deflate, inflate and check.")
 @click.option("--warmup", "warmup_messages", type=click.IntRange(0), default=20, show_default=True,
               help="Messages that are not measured, first.")
 @click.option("--source-addresses", callback=_parsed("parse_sources"), metavar="LIST",
@@ -197,6 +200,7 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **
     if listen or expect_prefix is not None:
         options["expect_prefix"] = os.fsencode(expect_prefix or "")
     options["publishers"] = options["publishers"] or 0
+    options["payload"] = options["payload"] or ""
     options["source_addresses"] = options["source_addresses"] or ()
     if token is not None:
         options["headers"] += (("Authorization", f"Bearer {token}"),)

@@ -21,6 +21,7 @@ from ._fleet import Fleet
 from .connector import CannotConnect, Connector
 from .endpoints import SlowEnds, look_at_slow_ends
 from .machine import Usage, read_peak_bytes, read_socket_bytes, read_usage, read_wait_seconds, reset_peak
+from .payload import make_bodies
 from .plan import Client, Plan
 
 __all__ = ["Part", "PartReport", "Phase"]
@@ -84,12 +85,14 @@ class Part:
         self._guests = [client for client in self._clients if client.is_guest]
         self._guest_numbers: dict[int, int] = {}  # which guest -> its connection
         publishers = plan.publishers if self.is_first else 0
+        size_bytes = max(plan.size_bytes, MIN_PAYLOAD_BYTES)
         self.fleet = Fleet(
             board,
             process,
             plan.channels,
-            max(plan.size_bytes, MIN_PAYLOAD_BYTES),
+            size_bytes,
             len(self._clients) + len(self._guests) + publishers,  # a guest that comes back may meet itself leaving
+            bodies=make_bodies(plan.payload, size_bytes - MIN_PAYLOAD_BYTES),
             is_text=not plan.is_binary,
             prefix=plan.expect_prefix,
             wake_fd=wake_fd,

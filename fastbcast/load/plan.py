@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ._audit import MIN_PAYLOAD_BYTES
 from ._board import MAX_SLOTS, MAX_STREAMS
+from .payload import PAYLOADS
 
 __all__ = ["CHURN_LIFE_SECONDS", "Client", "Plan", "Slow", "parse_bytes", "parse_slow", "parse_sources"]
 
@@ -72,6 +73,8 @@ class Plan:
     judge: str = "all"
     """A message of a closed loop is under way until `all` subscribers have it, or the `first`."""
     size_bytes: int = 128
+    payload: str = ""
+    """What follows the stamp of a message: payload.PAYLOADS. Empty: letters, or ticks with `has_deflate`."""
     is_binary: bool = False
     warmup_messages: int = 20
     connect_rate: float = 0.0
@@ -98,6 +101,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "publishers", self.publishers or (0 if self.is_listening else self.channels))
+        object.__setattr__(self, "payload", self.payload or ("ticks" if self.has_deflate else "letters"))
         object.__setattr__(self, "target", parse_url(self.url))
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
         for name, value in numbers.items():
@@ -114,6 +118,7 @@ class Plan:
                 MIN_PAYLOAD_BYTES <= self.size_bytes <= MAX_SIZE_BYTES,
             f"--in-flight must be 1 to {MAX_SLOTS:,}": 1 <= self.in_flight <= MAX_SLOTS,
             "--judge is first or all": self.judge in ("first", "all"),
+            f"--payload is {' or '.join(PAYLOADS)}": self.payload in PAYLOADS,
             "--messages must be at least 1": self.messages is None or self.messages >= 1,
             "--duration must be above 0": self.duration_seconds > 0,
             f"--rate must be at most {MAX_RATE:,}": self.rate <= MAX_RATE,

@@ -170,7 +170,9 @@ def _make_tables(result: Result) -> list[tuple[str, list[Figure]]]:
             Figure("Payload", write_number(result["payload_mb_per_second"], "MB/s")),
             Figure("Received in all", write_bytes(result["wire_bytes"]), "after the handshakes, the warm-up too"),
             Figure("Each message", write_number(result["wire_bytes_per_message"], "bytes"), "on the wire"),
-            Figure("Compressed", write_number(result["messages_compressed"])),
+            Figure("Compressed", write_number(result["messages_compressed"]),
+                   f"of {write_number(result['messages_received'])} in all"),
+            Figure("Share of plain", write_share(result["wire_share_of_plain"]), "of the bytes that all take plain"),
         ]),
         ("Connections", [
             Figure("Opened", write_number(handshakes["opened"])),

@@ -67,7 +67,9 @@ def make_result(run: Run) -> Result:
         "payload_mb_per_second": _divide(counts["payload_bytes"] / 1e6, seconds),
         "wire_bytes": counts["wire_bytes"],
         "wire_bytes_per_message": _divide(counts["wire_bytes"], counts["received"]),
+        "messages_received": counts["received"],
         "messages_compressed": counts["compressed"],
+        "wire_share_of_plain": _divide(counts["wire_bytes"], counts["plain_bytes"]),
         **{f"{name}_ms": _describe_times(histogram) for name, histogram in histograms.items()},
         **{name: None if plan.is_listening and name in UNKNOWN_WHEN_LISTENING else counts[name]
            for name in (*WRONG_COUNTS, "skipped", "lost")},
@@ -253,6 +255,10 @@ def _find_notes(run: Run, result: Result) -> list[str]:
             "NOT COMPARABLE: judged by the first subscriber, others were further behind than --in-flight;"
             " compare with --judge all only"
         )
+    if plan.has_deflate and result["messages_received"] and not result["messages_compressed"]:
+        notes.append("no message came compressed: the server has no permessage-deflate, or did not use it")
+    if plan.has_deflate and plan.payload == "letters" and not plan.is_listening:
+        notes.append("all messages are nearly the same (--payload letters): no real feed is compressed so well")
     if run.was_interrupted:
         notes.append("interrupted: the figures are of what was published by then")
     return notes

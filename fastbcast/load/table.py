@@ -118,6 +118,13 @@ def _figures(result: Result) -> Table:
         f"{_number(result['deliveries_per_second'], '/s')}, {_number(result['payload_mb_per_second'], ' MB/s', 1)}"
         f" of payload, {_number(result['wire_bytes_per_message'], ' bytes on the wire each', 1)}",
     )
+    if settings["has_deflate"]:
+        share = result["wire_share_of_plain"]
+        table.add_row(
+            "compressed",
+            f"{result['messages_compressed']:,} of {result['messages_received']:,} messages;"
+            f" {_number(share and 100 * share, ' %', 1)} of the bytes that all take plain",
+        )
     table.add_row("wrong", ", ".join(f"{_number(result[name])} {name}" for name in WRONG_COUNTS))
     if result["slow_clients"]["count"]:
         slow = result["slow_clients"]

@@ -19,11 +19,12 @@ The path of a message, and the file that owns each step:
       as time passes                    watch.py       stalled clients, soft limits
 
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
+                                        _inflate.pyx   what comes compressed, with a bound
                                         _client.pyx    the life of a connection -> handlers.py
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
     how it got in                       listeners.py -> acceptor.py -> (tls.py) -> door.py -> server.py
-      rules                             handshake.py, origins.py
+      rules                             handshake.py (with fields.py), extensions.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
     how it all ends                     drain.py, handover.py (to the next process), process.py (signals)

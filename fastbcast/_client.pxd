@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._fanout cimport Occasion
 from fastbcast._parser cimport Parser, ReadBuffer
@@ -18,12 +18,14 @@ cdef class Client(_Base):
     cdef public object identity         # what the authorize hook returned
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None
+    cdef readonly object deflate        # what was negotiated of permessage-deflate, or None
     cdef public object forwarded_address    # that a trusted proxy has named, or None
     # Reading.
     cdef Parser parser
     cdef ReadBuffer read_buffer         # of the hub
     cdef bint is_reading_paused         # by the inbox
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
+    cdef bint is_expansive              # a read became very much when it was inflated: the next ones are small
     cdef Py_ssize_t partial_bytes       # of an unfinished message, as the hub knows of it: see partials.py
     # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock
@@ -41,6 +43,7 @@ cdef class Client(_Base):
     cdef object close_timer
     cdef object _last_address           # of a connection that is gone
 
+    cdef int _reconsider_forms(self, uint32_t sharable) except -1
     cdef int _leave_all(self, bint is_evicted) except -1
     cdef int _catch_up_all(self, Occasion occasion) except -1
     cdef int _begin_close(self, object code, str reason, str cause) except -1

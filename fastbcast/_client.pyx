@@ -17,13 +17,14 @@ Invariants
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
 from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
-from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MESSAGE, NOTHING, PING, Event, Parser
+from fastbcast._inflate cimport Inflater
+from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
 
@@ -52,6 +53,14 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.wire = Wire(self, transport, fd, hub.max_direct_bytes)
         self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
         self.read_buffer = hub.read_buffer
+
+    def _negotiate(self, deflate, bint may_window):
+        """The handshake has settled on a Deflate; `may_window`: it allows a window that is shared with others."""
+        cdef Inflater inflater = self.hub.inflater
+        self.deflate = deflate
+        self.wire.socket.window_bits = deflate.server_max_window_bits or 15
+        self.wire.socket.keeps_context = may_window
+        self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):
         """Answer the handshake with `response`, and take what the client had sent already behind its request.
@@ -148,6 +157,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
         """
         cdef Fanout fanout
+        cdef uint32_t sharable
         self.hub.check_thread("client.subscribe")
         if not self.is_open:
             return False
@@ -156,7 +166,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if channel not in self.subscriptions:
             self.hub.check_subscriptions(channel, len(self.subscriptions))
             fanout = self.hub.channel(channel)
+            sharable = self.wire.socket.sharable
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
+            self._reconsider_forms(sharable)
             if fanout.name == self.channel:
                 self.channel = fanout.name  # one str for all of a channel's clients
         return True
@@ -164,12 +176,24 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def unsubscribe(self, str channel):
         """Receive nothing more of `channel`; returns whether it was subscribed."""
         cdef Subscription subscription
+        cdef uint32_t sharable = self.wire.socket.sharable
         self.hub.check_thread("client.unsubscribe")
         if self.subscriptions is None or channel not in self.subscriptions:
             return False
         subscription = self.subscriptions.pop(channel)
         (<Fanout>subscription.channel).unsubscribe(subscription, False)
+        self._reconsider_forms(sharable)
         return True
+
+    cdef int _reconsider_forms(self, uint32_t sharable) except -1:
+        """Some of its channels may have to send in another form: `sharable` of them had a window for it before."""
+        cdef Subscription subscription
+        if sharable == self.wire.socket.sharable or min(sharable, self.wire.socket.sharable) > 1:
+            return 0
+        for _ in range(2):  # who leaves a window, then who waited for that
+            for subscription in self.subscriptions.values():
+                (<Fanout>subscription.channel).reconsider(subscription)
+        return 0
 
     def send(self, message, *, text=None):
         """Send `message` to this client alone; str as text, bytes-like as binary (or text with `text=True`).
@@ -370,7 +394,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             events = self._receive(self.read_buffer.data, size)
         except Exception as error:
             self._fail(error)
-        self.may_read_much = events <= MANY_EVENTS
+        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
@@ -436,6 +460,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 pongs = None
             if event == NOTHING or self.wire.transport is None:
                 self._count_partial(parser.partial_bytes())
+                if parser.inflated_bytes > MANY_INFLATED_BYTES:
+                    self.is_expansive = True
                 return events
             events += 1
             if event == CLOSE:

@@ -15,6 +15,7 @@ cdef struct Entry:
     uint64_t keyless        # messages without a key up to this one, itself included
     uint64_t published_ns   # coarse_ns()
     PyObject* frame         # an owned bytes object or Segment; NULL: dead, that is superseded or dropped
+    PyObject* deflated      # the same, compressed alone; None: that is not shorter; NULL: nobody has asked for it
     uint32_t next           # of a dead one: between it and this index all are dead
     bint has_key
 
@@ -27,12 +28,14 @@ cdef class CompactLog:
     cdef readonly uint64_t keyless      # messages without a key so far
     cdef uint64_t keyless_from          # no message without a key before this seq is kept
     cdef readonly Py_ssize_t keyed_bytes, keyless_bytes     # what is kept, and its entries
+    cdef readonly Py_ssize_t deflated_bytes                 # and what of it was compressed: less than those two together
     # Set once.
     cdef Ledger ledger
     cdef Py_ssize_t max_keys, max_snapshot_bytes
 
     cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1
     cdef int add(self, uint64_t seq, uint64_t end, object key, object frame) except -1
+    cdef int keep_deflated(self, uint32_t index, bytes frame) except -1
     cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) noexcept
 
     cdef uint32_t find(self, uint64_t seq) noexcept nogil
@@ -44,6 +47,8 @@ cdef class CompactLog:
     cdef uint64_t oldest_ns(self, uint64_t seq) noexcept nogil
 
     cdef int _account(self, Py_ssize_t keyed_bytes, Py_ssize_t keyless_bytes) noexcept
+    cdef int _account_deflated(self, object kept, int sign) noexcept
+    cdef int _release(self, PyObject* frame) noexcept
     cdef int _kill(self, uint32_t index) noexcept
     cdef int _grow(self) except -1
     cdef int _tidy(self) noexcept

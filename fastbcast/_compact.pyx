@@ -140,24 +140,45 @@ cdef class CompactLog:
             self.seqs[key] = seq
             self._account(kept_bytes + (key_len(key) if superseded is None else 0), 0)
         Py_INCREF(frame)
-        self.entries[self.count] = Entry(seq, end, self.keyless, coarse_ns(), <PyObject*>frame, 0, key is not None)
+        self.entries[self.count] = Entry(seq, end, self.keyless, coarse_ns(), <PyObject*>frame, NULL, 0, key is not None)
         self.count += 1
         if superseded is not None:
             self._kill(self.find(superseded))
         self._tidy()
         return 0
 
+    cdef int keep_deflated(self, uint32_t index, bytes frame) except -1:
+        """Keep the compressed form of a live message, or None if it is not shorter, for as long as the message."""
+        cdef object kept = None if frame is None else shareable(frame)
+        Py_INCREF(kept)
+        self.entries[index].deflated = <PyObject*>kept
+        self._account_deflated(kept, 1)
+        return 0
+
+    cdef int _account_deflated(self, object kept, int sign) noexcept:
+        cdef Py_ssize_t size = 0 if kept is None else sign * <Py_ssize_t>bytes_of(<PyObject*>kept).iov_len
+        self.deflated_bytes += size
+        self.ledger.log_bytes += size
+        return 0
+
+    cdef int _release(self, PyObject* frame) noexcept:
+        if type(<object>frame) is Segment:
+            (<Segment>frame).drop(self.ledger)
+        Py_DECREF(<object>frame)
+        return 0
+
     cdef int _kill(self, uint32_t index) noexcept:
         cdef Entry* entry = &self.entries[index]
-        cdef object frame = <object>entry.frame
         if entry.has_key:
             self._account(-cost(entry.frame), 0)
         else:
             self._account(0, -cost(entry.frame))
-        if type(frame) is Segment:
-            (<Segment>frame).drop(self.ledger)
-        Py_DECREF(frame)
+        self._release(entry.frame)
         entry.frame = NULL
+        if entry.deflated != NULL:
+            self._account_deflated(<object>entry.deflated, -1)
+            self._release(entry.deflated)
+            entry.deflated = NULL
         entry.next = index + 1
         self.dead += 1
         return 0
@@ -318,7 +339,7 @@ cdef class CompactLog:
             assert i == 0 or self.entries[i - 1].seq < self.entries[i].seq
             if self.entries[i].frame == NULL:
                 dead += 1
-                assert i < self.entries[i].next <= self.count
+                assert i < self.entries[i].next <= self.count and self.entries[i].deflated == NULL
                 for k in range(i, self.entries[i].next):
                     assert self.entries[k].frame == NULL
                 continue
@@ -333,5 +354,6 @@ cdef class CompactLog:
         assert keyed == set(self.seqs.values()) and len(keyed) == len(self.seqs) <= self.max_keys
         assert (dead, keyed_bytes, keyless_bytes) == (self.dead, self.keyed_bytes, self.keyless_bytes)
         assert self.keyed_bytes <= self.max_snapshot_bytes
+        assert 0 <= self.deflated_bytes <= self.keyed_bytes + self.keyless_bytes
         assert 2 * self.dead < self.count or self.dead < self.count < MIN_ENTRIES or self.count == 0
         assert self.capacity == 0 if self.count == 0 else self.count <= self.capacity

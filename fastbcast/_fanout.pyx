@@ -2,8 +2,8 @@
 
     publish --> append --> dirty --(end of the loop's turn)--> rounds (_round.pyx)
 
-One object in layers, a file for each: Roster (who, and how far behind), Tally (what became of a message),
-Round (the sweep), and this one, which the rest of the program calls.
+One object in layers, a file for each: Roster (who, and how far behind), Forms (in which form), Tally (what became of
+a message), Round (the sweep), and this one, which the rest of the program calls.
 
 Invariants
 
@@ -14,12 +14,15 @@ Invariants
 3. Everything is called from the loop's thread only; `Sweeper.check_thread` says so.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 
 from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport CompactLog, key_len, shareable
-from fastbcast._frames cimport Payload, acquire_payload, frame_len, make_frame, release_payload
-from fastbcast._log cimport Log
+from fastbcast._frames cimport (
+    Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
+)
+from fastbcast._log cimport Lane, Log
 from fastbcast._policy cimport CONFLATE, EVICT, Policy, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
@@ -49,13 +52,13 @@ cdef class Fanout(Round):
     def log_bytes(self):
         """What the channel's messages take in memory: segments, index, and the newest of each key; in bytes."""
         if self.compact is None:
-            return self.log.allocated_bytes
-        return self.log.allocated_bytes + self.compact.keyed_bytes + self.compact.keyless_bytes
+            return self.lanes_bytes()
+        return self.lanes_bytes() + self.compact.keyed_bytes + self.compact.keyless_bytes + self.compact.deflated_bytes
 
     @property
     def seq(self):
         """The seq of the newest message; 0 before the first."""
-        return self.log.next_seq - 1
+        return self.log.lane.next_seq - 1
 
     # Publishing.
 
@@ -83,7 +86,7 @@ cdef class Fanout(Round):
                 return self._publish_frame(make_frame(payload.opcode, payload.data, payload.len), key)
             if key is not None:
                 key_len(key)
-            seq = self.log.append(&payload) if self.count else self.log.skip()
+            seq = self.append(&payload)
         finally:
             release_payload(&payload)
         return self._appended(seq, frame_len(payload.len), key is not None)
@@ -92,6 +95,7 @@ cdef class Fanout(Round):
         """Queue a frame that `_frames.encode` made; returns its seq. TypeError or KeysFull for the key."""
         cdef bint is_kept = self.compact is not None and (self.count != 0 or key is not None)
         cdef object kept = None
+        cdef Payload payload
         cdef uint64_t seq
         self.sweeper.check_thread("publish")
         if key is not None:
@@ -99,9 +103,10 @@ cdef class Fanout(Round):
         if is_kept:
             self.compact.admit(key, len(frame))
             kept = shareable(frame)
-        seq = self.log.append_frame(frame) if self.count else self.log.skip()
+        borrow_payload(<const uint8_t*>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &payload)
+        seq = self.append(&payload)
         if is_kept:
-            self.compact.add(seq, self.log.tail, key, kept)
+            self.compact.add(seq, self.log.lane.tail, key, kept)
         return self._appended(seq, len(frame), key is not None)
 
     cdef uint64_t _appended(self, uint64_t seq, uint64_t frame_bytes, bint has_key) except 0:
@@ -109,8 +114,9 @@ cdef class Fanout(Round):
         self.counters.published_bytes += frame_bytes
         self.begin_tally(seq, has_key)
         if self.count:
+            self.appended += frame_bytes
             self.ask_for_round()
-            if self.log.tail - self.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
+            if self.appended - self.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
                 self.counters.inline_sweeps += 1
                 self._sweep_now()
             self.sweeper.relieve_logs()
@@ -135,8 +141,8 @@ cdef class Fanout(Round):
         cdef Subscription subscription
         self.sweeper.check_thread("subscribe")
         if self.count == 0:
-            self.offered = self.log.tail
-        subscription = self.enroll(wire)
+            self.offered = self.appended
+        subscription = self.admit(wire)
         if self.policy.release_ns:
             subscription.place.keyless = self.compact.keyless
             subscription.place.is_compacted = True
@@ -147,15 +153,17 @@ cdef class Fanout(Round):
     cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1:
         """Remove a subscription; its slot is gone when this returns. Does nothing the second time."""
         cdef uint32_t index = subscription.index
+        cdef Lane* lane
         cdef bint held_back
         self.sweeper.check_thread("unsubscribe")
         if not subscription.is_active:
             return 0
-        held_back = self.slots[index].seq <= self.log.first_seq or (
+        lane = self.slots[index].lane
+        held_back = self.slots[index].seq <= lane.first_seq or lane.subscribers == 1 or (
             self.compact is not None and self.compact.keyless_bytes != 0
         )
         self.count_leaver(&self.slots[index], is_evicted)
-        self.strike(subscription)
+        self.dismiss(subscription)
         if index != self.count and self.remaining:
             # The slot that moved may have gone from an unvisited place to a visited one.
             self.ask_for_round()
@@ -192,11 +200,12 @@ cdef class Fanout(Round):
         cdef uint64_t deadline_ns = UINT64_MAX
         cdef uint32_t position = self.position
         cdef uint32_t remaining = self.remaining
-        cdef uint64_t seq
+        cdef uint64_t seq, first_seq
         if not subscription.is_active:
             return 0
         seq = self.slots[subscription.index].seq
-        if seq == self.log.next_seq:
+        first_seq = self.slots[subscription.index].lane.first_seq
+        if seq == self.log.lane.next_seq:
             return self.keeps_up(&subscription.place)
         if subscription.wire.socket.state != WRITABLE:
             return 0
@@ -212,7 +221,7 @@ cdef class Fanout(Round):
             # kernel had just refused.
             while (
                 subscription.is_active and subscription.wire.socket.state == WRITABLE
-                and self.slots[subscription.index].seq != self.log.next_seq
+                and self.slots[subscription.index].seq != self.log.lane.next_seq
             ):
                 if now_ns() >= deadline_ns:
                     self.has_returners = True
@@ -226,9 +235,10 @@ cdef class Fanout(Round):
                 self.remaining = remaining
                 if self.sweeper.aside_count:
                     self.settle(deadline_ns)
-        if subscription.is_active and self.slots[subscription.index].seq == self.log.next_seq:
+        if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
             self.keeps_up(&subscription.place)
-        if seq <= self.log.first_seq:
+        self.is_look_due = True
+        if seq <= first_seq:
             self.trim()
         self.check_flushes()
         return 0
@@ -252,21 +262,21 @@ cdef class Fanout(Round):
         cdef list evicted = []
         self._sweep_now()
         self._judge()
-        middle = self.log.head + (self.log.tail - self.log.head) // 2
         for i in range(self.count):
             slot = &self.slots[i]
-            if slot.place.is_compacted or slot.cursor == self.log.tail:
+            middle = slot.lane.head + (slot.lane.tail - slot.lane.head) // 2
+            if slot.place.is_compacted or slot.cursor == slot.lane.tail:
                 continue
             if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
                 evicted.append(<Subscription>slot.place.subscription)
             elif slot.cursor <= middle:
-                self._jump(slot, self.log.tail - middle)
+                self._jump(slot, slot.lane.tail - middle)
         for subscription in evicted:
             self.evict(subscription, "log_full")
         self.trim()
         if self.compact is not None:
             kept_bytes = 0 if is_last_resort else self.compact.keyless_bytes // 2
-            self.compact.drop_keyless(self.log.first_seq, kept_bytes)
+            self.compact.drop_keyless(self.log.lane.first_seq, kept_bytes)
         self.check_flushes()
         return self.log_bytes < log_bytes
 
@@ -277,7 +287,7 @@ cdef class Fanout(Round):
         cdef uint32_t i
         cdef Slot* slot
         cdef Subscription subscription
-        self.log.check_invariants()
+        self._check_forms()
         if self.compact is not None:
             self.compact.check_invariants()
         assert self.remaining <= self.count
@@ -286,9 +296,6 @@ cdef class Fanout(Round):
             slot = &self.slots[i]
             subscription = <Subscription>slot.place.subscription
             assert subscription.is_active and subscription.index == i and &subscription.place == slot.place
-            assert slot.cursor <= self.log.tail
-            if not slot.place.is_compacted:
-                assert self.log.head <= slot.cursor
-                assert slot.cursor == self.log.start_of(slot.seq)
-            if slot.seq != self.log.next_seq and slot.socket.state == WRITABLE:
+            assert slot.cursor <= slot.lane.tail
+            if slot.seq != self.log.lane.next_seq and slot.socket.state == WRITABLE:
                 assert self.remaining or self.needs_round, f"{self.name}: slot {i} is left behind"

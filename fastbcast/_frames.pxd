@@ -25,10 +25,12 @@ cdef struct Payload:
 
 
 cdef int acquire_payload(object message, object text, Payload* payload) except -1
+cdef void borrow_payload(const uint8_t* frame, Py_ssize_t frame_bytes, Payload* payload) noexcept
 cdef void release_payload(Payload* payload) noexcept
 
 cdef Py_ssize_t header_len(uint64_t payload_len) noexcept nogil
 cdef Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil
+cdef Py_ssize_t write_header(uint8_t* out, uint8_t first_bits, uint64_t payload_len) noexcept nogil
 cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_t payload_len) noexcept nogil
 
 cdef bytes make_frame(uint8_t opcode, const uint8_t* data, Py_ssize_t payload_len)

@@ -4,7 +4,8 @@
 
 Invariants
 
-1. A frame made here is whole: FIN=1, RSV=0, no mask (section 5.1: a server never masks).
+1. A frame made here is whole: FIN=1, no mask (section 5.1: a server never masks), RSV=0 unless it is compressed
+   (_deflate.pyx).
 2. The payload is copied exactly once, from the caller's memory to where the frame will live.
 3. Whatever is wrong with a message is raised by `acquire_payload`, before a byte has been written:
    a message that is refused has queued nothing.
@@ -63,6 +64,15 @@ cdef int acquire_payload(object message, object text, Payload* payload) except -
     return 0
 
 
+cdef void borrow_payload(const uint8_t* frame, Py_ssize_t frame_bytes, Payload* payload) noexcept:
+    """Borrow the payload of a frame that was made here; there is nothing to release."""
+    cdef Py_ssize_t header_bytes = 2 if frame[1] < 126 else 4 if frame[1] == 126 else 10
+    payload.opcode = frame[0] & 0x0F
+    payload.data = frame + header_bytes
+    payload.len = frame_bytes - header_bytes
+    payload.has_view = False
+
+
 cdef void release_payload(Payload* payload) noexcept:
     if payload.has_view:
         payload.has_view = False
@@ -81,23 +91,27 @@ cdef Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil:
     return header_len(payload_len) + <Py_ssize_t>payload_len
 
 
-cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_t payload_len) noexcept nogil:
-    """Write one frame at `out`. The caller guarantees room for `frame_len(payload_len)` bytes."""
+cdef Py_ssize_t write_header(uint8_t* out, uint8_t first_bits, uint64_t payload_len) noexcept nogil:
+    """Write the header of a whole frame at `out`; returns its size. `first_bits`: opcode and reserved bits."""
     cdef int shift
-    out[0] = 0x80 | opcode
+    out[0] = 0x80 | first_bits
     if payload_len < 126:
         out[1] = <uint8_t>payload_len
-        out += 2
-    elif payload_len < 65536:
+        return 2
+    if payload_len < 65536:
         out[1] = 126
         out[2] = <uint8_t>(payload_len >> 8)
         out[3] = <uint8_t>payload_len
-        out += 4
-    else:
-        out[1] = 127
-        for shift in range(8):
-            out[2 + shift] = <uint8_t>(payload_len >> (56 - 8 * shift))
-        out += 10
+        return 4
+    out[1] = 127
+    for shift in range(8):
+        out[2 + shift] = <uint8_t>(payload_len >> (56 - 8 * shift))
+    return 10
+
+
+cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_t payload_len) noexcept nogil:
+    """Write one frame at `out`. The caller guarantees room for `frame_len(payload_len)` bytes."""
+    out += write_header(out, opcode, payload_len)
     if payload_len:  # memcpy must not be given NULL, not even for no bytes
         memcpy(out, data, payload_len)
 

@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload
 
@@ -22,6 +22,33 @@ cdef struct Mark:
     # One frame, in the index.
     uint64_t end            # absolute offset after its last byte
     uint64_t published_ns   # coarse_ns() when it was appended
+
+
+cdef enum Form:
+    # How the messages of a lane are written: see _forms.pyx.
+    PLAIN = 0
+    DEFLATED = 1            # each compressed alone
+    DEFLATED_SMALL = 2      # the same, for those whose windows are small
+    WINDOWED = 3            # compressed with one window over all of them
+
+
+cdef struct Lane:
+    # A log as a sweep sees it: plain C, which only the loop's thread changes, and never during a slice.
+    uint64_t head           # offset of the oldest byte kept, a frame boundary
+    uint64_t tail           # offset where the next frame goes
+    uint64_t next_seq       # seq of the next frame; the first is 1
+    uint64_t first_seq      # seq of the frame that starts at head
+    # Segments, oldest first.
+    Span* spans
+    int span_count
+    int span_capacity
+    # Index: frame `seq` is at marks[seq & (index_capacity - 1)].
+    Mark* marks
+    uint64_t index_capacity # a power of two, or 0
+    # Its readers, kept by _forms.pyx.
+    Form form
+    uint32_t subscribers    # slots whose cursors point into it
+    uint64_t needed_from    # while it is trimmed: the lowest of their cursors
 
 
 cdef class Ledger:
@@ -52,39 +79,29 @@ cdef class Segment:
 
 
 cdef class Log:
-    # Positions, loop's thread only.
-    cdef readonly uint64_t head         # offset of the oldest byte kept, a frame boundary
-    cdef readonly uint64_t tail         # offset where the next frame goes
-    cdef readonly uint64_t next_seq     # seq of the next frame; the first is 1
-    cdef readonly uint64_t first_seq    # seq of the frame that starts at head
+    cdef Lane lane
     cdef readonly Py_ssize_t allocated_bytes    # what segments and index hold, used or not
     cdef Ledger ledger                          # the sum of it over all logs
-    # Segments, oldest first.
-    cdef Span* spans
-    cdef int span_count
-    cdef int span_capacity
     cdef Py_ssize_t next_segment_bytes  # size of the next segment, unless a frame needs more
     cdef uint64_t burst_start           # tail when the log was last empty
-    # Index: frame `seq` is at marks[seq & (index_capacity - 1)].
-    cdef Mark* marks
-    cdef uint64_t index_capacity        # a power of two, or 0
 
     cdef uint64_t append(self, Payload* payload) except 0
-    cdef uint64_t append_frame(self, bytes frame) except 0
     cdef uint64_t skip(self) noexcept
     cdef int trim(self, uint64_t offset) except -1
-    cdef object view(self, uint64_t start, uint64_t end)
+    cdef uint8_t* reserve(self, Py_ssize_t wanted_bytes) except NULL
+    cdef uint64_t commit(self, Py_ssize_t frame_bytes) noexcept
 
-    cdef int gather(self, uint64_t start, iovec* out, int max_count) noexcept nogil
-    cdef uint64_t end_of(self, uint64_t seq) noexcept nogil
-    cdef uint64_t start_of(self, uint64_t seq) noexcept nogil
-    cdef uint64_t published_ns(self, uint64_t seq) noexcept nogil
-    cdef uint64_t seq_at(self, uint64_t offset) noexcept nogil
-
-    cdef uint8_t* _reserve(self, Py_ssize_t wanted_bytes) except NULL
-    cdef uint64_t _commit(self, Py_ssize_t frame_bytes) noexcept
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
     cdef int _grow_index(self) except -1
     cdef int _account(self, Py_ssize_t grown_bytes) noexcept
     cdef int _empty(self) except -1
     cdef int _drop_segments(self, int count) noexcept
+
+
+cdef object view(Lane* lane, uint64_t start, uint64_t end)
+
+cdef int gather(Lane* lane, uint64_t start, iovec* out, int max_count) noexcept nogil
+cdef uint64_t end_of(Lane* lane, uint64_t seq) noexcept nogil
+cdef uint64_t start_of(Lane* lane, uint64_t seq) noexcept nogil
+cdef uint64_t published_ns(Lane* lane, uint64_t seq) noexcept nogil
+cdef uint64_t seq_at(Lane* lane, uint64_t offset) noexcept nogil

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._frames cimport MAX_CONTROL_PAYLOAD_BYTES
+from fastbcast._inflate cimport Inflater
 
 cdef enum:
     MAX_HEADER_BYTES = 14           # RFC 6455 section 5.2: two bytes, a length of eight, a mask of four
@@ -12,6 +13,8 @@ cdef enum:
     READ_BYTES = 65536
     READ_BYTES_OF_TINY_FRAMES = 4096
     MANY_EVENTS = 256
+    # The same for what it brought compressed: up to a thousand times its bytes, at some two milliseconds for so much.
+    MANY_INFLATED_BYTES = 1048576
 
 
 cdef enum Event:
@@ -38,6 +41,7 @@ cdef class Parser:
     # Set once.
     cdef Py_ssize_t max_message_bytes
     cdef uint32_t max_fragments
+    cdef Inflater inflater              # None: permessage-deflate was not negotiated
     # Fed, and not used up: borrowed from whoever calls `next_event`.
     cdef uint8_t* data
     cdef Py_ssize_t len
@@ -51,6 +55,8 @@ cdef class Parser:
     cdef uint64_t payload_left
     # The message at hand; opcode 0: none.
     cdef uint8_t message_opcode
+    cdef bint is_compressed
+    cdef Py_ssize_t inflated_bytes      # of all messages since it was last fed
     cdef uint32_t fragments
     cdef Utf8 utf8
     cdef bytearray assembled            # of a message that is not here in one piece
@@ -69,8 +75,11 @@ cdef class Parser:
     cdef Event fail(self, int code, str reason, str cause) except *
     cdef bint _read_header(self) except *
     cdef bint _check_first_bytes(self) except *
+    cdef bint _may_compress(self) noexcept
     cdef bint _check_length(self) except *
     cdef Event _read_control(self) except *
     cdef Event _read_data(self) except *
     cdef Event _finish_message(self, const uint8_t* data, Py_ssize_t len) except *
+    cdef Event _inflate_message(self, const uint8_t* data, Py_ssize_t len) except *
+    cdef Event _make_message(self, const uint8_t* data, Py_ssize_t len) except *
     cdef Event _finish_control(self) except *

@@ -2,6 +2,8 @@ from typing import TypeAlias
 
 from typing_extensions import Buffer, Self, disjoint_base
 
+from ._inflate import Inflater
+
 _Event: TypeAlias = tuple[str | bytes | int, ...]
 
 @disjoint_base
@@ -14,5 +16,5 @@ class ReadBuffer:
 
 @disjoint_base
 class Parser:
-    def __new__(cls, max_message_bytes: int, max_fragments: int) -> Self: ...
+    def __new__(cls, max_message_bytes: int, max_fragments: int, inflater: Inflater | None = None) -> Self: ...
     def parse(self, data: Buffer) -> list[_Event]: ...

@@ -7,11 +7,14 @@ Invariants
 1. One event at a time: nothing behind an event has been looked at when it is returned, so that what came before
    an error is delivered, and nothing behind a CLOSE or an error ever is.
 2. An error is found with the first byte that makes it one: a header before its payload, a length before what
-   it announces, UTF-8 with the byte that cannot be (section 8.1), not at the end of the message.
+   it announces, UTF-8 with the byte that cannot be (section 8.1), not at the end of the message. Only what is inside
+   of a compressed message is looked at when the message is whole.
 3. A message is at most `max_message_bytes`, in at most `max_fragments` frames. What is kept of a message that is
    not here in one piece grows with what has come, not with what was announced.
 4. Between two reads nothing but that message's beginning, and a control frame's, is kept. The bytes that are fed are
    the caller's; they are unmasked in place.
+5. With an `inflater` a message may be compressed (RFC 7692 section 6): RSV1 of its first frame says so, and of no other
+   frame. It is bounded twice, as it comes and as it is inflated.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
@@ -30,10 +33,12 @@ from fastbcast._frames cimport (
     OPCODE_TEXT,
     is_sendable_close_code,
 )
+from fastbcast._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
 
 cdef enum:
     FIN = 0x80
     RESERVED = 0x70
+    RSV1 = 0x40                     # the message is compressed (RFC 7692 section 6)
     OPCODE = 0x0F
     MASKED = 0x80
     NO_CODE_RECEIVED = 1005         # section 7.1.5
@@ -53,9 +58,10 @@ cdef class ReadBuffer:
 cdef class Parser:
     """The receiving half of one connection."""
 
-    def __cinit__(self, Py_ssize_t max_message_bytes, unsigned int max_fragments):
+    def __cinit__(self, Py_ssize_t max_message_bytes, unsigned int max_fragments, Inflater inflater=None):
         self.max_message_bytes = max_message_bytes
         self.max_fragments = max_fragments
+        self.inflater = inflater
 
     def parse(self, data):
         """Feed a copy of `data` and return what comes of it (list of tuples); for tests."""
@@ -80,6 +86,7 @@ cdef class Parser:
         """Lend it the bytes of one read, until `next_event` has returned NOTHING."""
         self.data = data
         self.len = 0 if self.is_over else len
+        self.inflated_bytes = 0
         return 0
 
     cdef Py_ssize_t partial_bytes(self) noexcept:
@@ -125,7 +132,7 @@ cdef class Parser:
         cdef uint8_t length = self.header[1] & 0x7F
         self.opcode = self.header[0] & OPCODE
         self.is_final = self.header[0] & FIN != 0
-        if self.header[0] & RESERVED:
+        if self.header[0] & RESERVED and not self._may_compress():
             self.fail(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
         elif self.opcode not in (
             OPCODE_CONTINUATION, OPCODE_TEXT, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG
@@ -148,6 +155,13 @@ cdef class Parser:
         self.header_bytes = 2 + (0 if length < 126 else 2 if length == 126 else 8) + 4
         return not self.is_over
 
+    cdef bint _may_compress(self) noexcept:
+        """Whether the reserved bits are those of a compressed message's first frame (RFC 7692 section 6.1)."""
+        return (
+            self.inflater is not None and self.header[0] & RESERVED == RSV1
+            and self.opcode in (OPCODE_TEXT, OPCODE_BINARY)
+        )
+
     cdef bint _check_length(self) except *:
         """Take length and mask from the whole header, and begin the payload."""
         cdef int i
@@ -166,6 +180,7 @@ cdef class Parser:
             return True
         if self.opcode != OPCODE_CONTINUATION:
             self.message_opcode = self.opcode
+            self.is_compressed = self.header[0] & RSV1 != 0
             self.fragments = 0
         self.fragments += 1
         if length > <uint64_t>(self.max_message_bytes - (0 if self.assembled is None else len(self.assembled))):
@@ -198,7 +213,7 @@ cdef class Parser:
         self.has_header = self.payload_left != 0
         if self.is_final and not self.has_header and self.assembled is None:
             return self._finish_message(data, size)     # all of it is here, in one piece
-        if self.message_opcode == OPCODE_TEXT and not check_utf8(&self.utf8, data, size):
+        if self.message_opcode == OPCODE_TEXT and not self.is_compressed and not check_utf8(&self.utf8, data, size):
             return self.fail(1007, "invalid UTF-8 in text", "invalid_text")
         if self.assembled is None:
             self.assembled = bytearray()
@@ -211,6 +226,24 @@ cdef class Parser:
         return self._finish_message(<uint8_t*>PyByteArray_AS_STRING(self.assembled), len(self.assembled))
 
     cdef Event _finish_message(self, const uint8_t* data, Py_ssize_t len) except *:
+        return self._inflate_message(data, len) if self.is_compressed else self._make_message(data, len)
+
+    cdef Event _inflate_message(self, const uint8_t* data, Py_ssize_t len) except *:
+        cdef Inflater inflater = self.inflater
+        cdef Outcome outcome = inflater.inflate_message(data, len, self.max_message_bytes)
+        self.inflated_bytes += inflater.len
+        try:
+            if outcome == INFLATED:
+                return self._make_message(inflater.scratch.data, inflater.len)
+        finally:
+            inflater.scratch.shrink()
+        if outcome == NO_MEMORY:
+            raise MemoryError
+        if outcome == TOO_BIG:
+            return self.fail(1009, "message too big", "message_too_big")
+        return self.fail(1007, "invalid compressed data (RFC 7692 section 7.2.2)", "invalid_data")
+
+    cdef Event _make_message(self, const uint8_t* data, Py_ssize_t len) except *:
         if self.message_opcode == OPCODE_TEXT:
             try:
                 self.message = PyUnicode_DecodeUTF8(<char*>data, len, NULL)
@@ -250,6 +283,7 @@ cdef class Parser:
         self.len = 0
         self.has_header = False
         self.assembled = None
+        self.inflater = None
         return FAILED
 
 

@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from fastbcast._log cimport Form, Lane
 from fastbcast._wire cimport Socket
 
 
@@ -22,12 +23,14 @@ cdef struct Place:
     uint64_t conflated          # messages it did not get because a newer one of the same key came first
     uint64_t keyless            # while is_compacted: messages without a key before slot.seq
     bint is_compacted           # it reads from the compact log, and does not hold back the log
+    Form wanted                 # of the lane where it should be: see _forms.pyx
     PyObject* subscription      # an owned reference, so that no slot outlives its client
 
 
 cdef struct Slot:
     # One subscriber, as a sweep sees it.
-    uint64_t cursor             # offset of the next byte to send; a frame boundary while Python has control
+    Lane* lane                  # of its channel
+    uint64_t cursor             # in the lane: offset of the next byte to send; a frame boundary while Python has control
     uint64_t seq                # of the message that starts there
     Socket* socket              # its client's, shared by all of the client's slots
     Place* place                # inside its Subscription
@@ -50,5 +53,10 @@ cdef class Policy:
     # A release lets each subscriber have so many messages, every so often; 0: no limit of the rate.
     cdef readonly uint64_t messages_per_release, release_ns
     cdef readonly double coalesce_seconds
+    # The most that is done for subscribers that have negotiated permessage-deflate; alone: DEFLATED.
+    cdef readonly Form best_form
+    cdef readonly int compression_level, window_bits
+    cdef readonly Py_ssize_t compress_min_bytes
+    cdef readonly uint64_t reset_messages
 
-    cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil
+    cdef uint64_t judge(self, Slot* slot, uint64_t now, bint is_turn_end) noexcept nogil

@@ -17,7 +17,10 @@ Invariants
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
+from fastbcast._log cimport DEFLATED, PLAIN, WINDOWED
+
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
+FORMS = {"off": PLAIN, "deflate": DEFLATED, "window": WINDOWED}
 
 # Releases come at most so often: a timer each, and one send for all the messages of a release.
 MAX_RELEASES_PER_SECOND = 20
@@ -47,14 +50,20 @@ cdef class Policy:
         self.max_keys = options.max_keys
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
+        self.best_form = FORMS[options.compression]
+        self.compression_level = options.compression_level
+        self.window_bits = options.window_bits
+        self.compress_min_bytes = options.compress_min_bytes
+        self.reset_messages = options.reset_messages
         if options.max_messages_per_second:
             per_second = min(options.max_messages_per_second, 1e12)
             self.messages_per_release = <uint64_t>ceil(per_second / MAX_RELEASES_PER_SECOND)
             self.release_ns = nanoseconds(self.messages_per_release / per_second)
 
-    cdef uint64_t judge(self, Slot* slot, uint64_t tail, uint64_t now, bint is_turn_end) noexcept nogil:
+    cdef uint64_t judge(self, Slot* slot, uint64_t now, bint is_turn_end) noexcept nogil:
         """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""
         cdef Place* place = slot.place
+        cdef uint64_t tail = slot.lane.tail
         cdef uint64_t lag
         if tail - slot.cursor > self.max_lag_bytes + self.max_burst_bytes:
             return self.max_lag_bytes

@@ -29,7 +29,7 @@ cdef class Subscription:
 cdef class Roster(Sweepable):
     # Set once.
     cdef Sweeper sweeper
-    cdef Log log
+    cdef Log log                    # the plain lane: the one that every channel has
     cdef CompactLog compact         # of a channel that conflates, else None
     # Subscribers: dense, unordered.
     cdef Slot* slots

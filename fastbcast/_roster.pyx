@@ -1,8 +1,9 @@
 """Who is subscribed to a channel: a dense array of slots, and how far behind each of them is.
 
-    slots:  [ cursor seq socket* place* ][ ... ][ ... ]         what a sweep reads, 32 bytes each
-                           |        `--> Place, in the Subscription: limits, rest, counts
-                           `--> Socket, in the client's Wire: shared by all of its slots
+    slots:  [ lane* cursor seq socket* place* ][ ... ][ ... ]   what a sweep reads, 40 bytes each
+               |                  |       `--> Place, in the Subscription: limits, rest, counts
+               |                  `--> Socket, in the client's Wire: shared by all of its slots
+               `--> Lane, in one of the channel's Logs: see _forms.pyx
 
 Invariants
 
@@ -21,6 +22,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns
+from fastbcast._log cimport published_ns
 from fastbcast._policy cimport KEEPING_UP, Slot
 from fastbcast._sweeper cimport Sweepable
 from fastbcast._wire cimport Wire
@@ -53,7 +55,7 @@ cdef class Roster(Sweepable):
         return self.count
 
     cdef Subscription enroll(self, Wire wire):
-        """Add `wire`'s client at the tail of the log."""
+        """Add `wire`'s client at the tail of the plain log."""
         cdef Slot* slots
         cdef uint32_t wanted
         cdef Subscription subscription
@@ -72,7 +74,9 @@ cdef class Roster(Sweepable):
         subscription.place.judged_from = KEEPING_UP
         subscription.place.subscription = <PyObject*>subscription
         Py_INCREF(subscription)
-        self.slots[self.count] = Slot(self.log.tail, self.log.next_seq, &wire.socket, &subscription.place)
+        self.slots[self.count] = Slot(
+            &self.log.lane, self.log.lane.tail, self.log.lane.next_seq, &wire.socket, &subscription.place
+        )
         self.count += 1
         return subscription
 
@@ -88,20 +92,20 @@ cdef class Roster(Sweepable):
         return 0
 
     cdef uint64_t oldest_cursor(self) noexcept nogil:
-        """Return the lowest cursor that the log is kept for; stops at the log's head."""
-        cdef uint64_t oldest = self.log.tail
+        """Return the lowest cursor that the log is kept for, if all are in it; stops at the log's head."""
+        cdef uint64_t oldest = self.log.lane.tail
         cdef uint32_t i
         cdef bint is_conflating = self.compact is not None
         for i in range(self.count):
             if self.slots[i].cursor < oldest and not (is_conflating and self.slots[i].place.is_compacted):
                 oldest = self.slots[i].cursor
-                if oldest == self.log.head:
+                if oldest == self.log.lane.head:
                     break
         return oldest
 
     cdef uint64_t oldest_seq(self) noexcept nogil:
         """Return the lowest seq that a subscriber lacks."""
-        cdef uint64_t oldest = self.log.next_seq
+        cdef uint64_t oldest = self.log.lane.next_seq
         cdef uint32_t i
         for i in range(self.count):
             oldest = min(oldest, self.slots[i].seq)
@@ -110,22 +114,22 @@ cdef class Roster(Sweepable):
     # Lag.
 
     cdef bint is_behind(self, Subscription subscription) noexcept:
-        return subscription.is_active and self.slots[subscription.index].seq != self.log.next_seq
+        return subscription.is_active and self.slots[subscription.index].seq != self.log.lane.next_seq
 
     cdef int add_lag(self, Slot* slot, LagTotals* totals) noexcept nogil:
         """Add one subscriber; what the Transport holds of its last message counts as a message not sent."""
-        cdef uint64_t lag = self.log.tail - slot.cursor
+        cdef uint64_t lag = slot.lane.tail - slot.cursor
         cdef uint64_t oldest_ns = slot.place.rest_ns if slot.place.rest_seq else 0
         cdef int i = 0
-        if slot.seq != self.log.next_seq and oldest_ns == 0:
-            if slot.seq >= self.log.first_seq:
-                oldest_ns = self.log.published_ns(slot.seq)
+        if slot.seq != self.log.lane.next_seq and oldest_ns == 0:
+            if slot.seq >= slot.lane.first_seq:
+                oldest_ns = published_ns(slot.lane, slot.seq)
             else:
                 oldest_ns = self.compact.oldest_ns(slot.seq)
         if lag or slot.place.rest_seq:
             totals.behind += 1
         totals.bytes += lag
-        totals.messages += self.log.next_seq - slot.seq
+        totals.messages += self.log.lane.next_seq - slot.seq
         if slot.place.rest_seq:
             totals.messages += slot.place.rest_end_seq - slot.place.rest_seq
         totals.max_bytes = max(totals.max_bytes, lag)

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._policy cimport Place, Policy, Slot
+from fastbcast._policy cimport Place, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._sweeper cimport Counters, Verdict
 from fastbcast._tally cimport Tally
@@ -9,13 +9,14 @@ from fastbcast._tally cimport Tally
 cdef class Round(Tally):
     # Set once.
     cdef Counters counters
-    cdef Policy policy
     # The round: see the module's docstring.
     cdef uint32_t position, remaining
     cdef bint needs_round
     cdef bint has_returners             # some were behind, and are brought to the tail by rounds
-    cdef uint64_t offered               # every slot has been offered the bytes before this
-    cdef uint64_t round_tail            # the tail when the round began
+    cdef uint64_t appended              # bytes of all messages so far, as plain frames
+    cdef uint64_t offered               # every slot has been offered what those are before this
+    cdef uint64_t round_end             # `appended` when the round began
+    cdef bint has_leftover              # a backlog took more than one send
     cdef uint64_t round_began_ns
     cdef uint32_t random
     cdef uint64_t next_release_ns       # with a limit of the rate: when the next round may begin

@@ -15,7 +15,7 @@ Invariants
    What disturbs a round (a publish, a removal that moves a slot, a Transport that could write after all, a
    backlog that takes more than one send) sets `needs_round`, and one more round follows: nobody is left behind on
    a channel that goes idle.
-   `offered` is set when a round ends: to its tail, or to what the slot with such a backlog was offered.
+   `offered` is set when a round ends, unless there was such a backlog.
 2. While Python has control each cursor is at a frame boundary: a slice's partial writes are settled,
    the rest of the frame handed to the Transport, before anything else may run.
 3. A lane holds at most max_lag_bytes + max_burst_bytes + max_unswept_bytes, and one frame, for subscribers
@@ -24,13 +24,16 @@ Invariants
 5. No user code runs inside a sweep, and no Python object is touched without the GIL.
 """
 
+from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns, now_ns
 from fastbcast._compact cimport CompactLog, Entry, bytes_of
-from fastbcast._log cimport iovec
+from fastbcast._log cimport (
+    PLAIN, WINDOWED, Lane, end_of, gather, iovec, published_ns, seq_at, start_of, view,
+)
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Place, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, ENCRYPTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
@@ -101,7 +104,7 @@ cdef class Round(Tally):
         now = now_ns()
         if self.policy.release_ns:
             if now < self.next_release_ns:
-                self.offered = self.log.tail
+                self.offered = self.appended
                 self.trim()
                 self.check_flushes()
                 self.sweeper.mark_dirty_later(self, (self.next_release_ns - now) / 1e9)
@@ -109,7 +112,7 @@ cdef class Round(Tally):
             self.next_release_ns = now + self.policy.release_ns
         self.needs_round = False
         self.remaining = self.count
-        self.round_tail = self.log.tail
+        self.round_end = self.appended
         self.round_began_ns = now
         return True
 
@@ -119,7 +122,10 @@ cdef class Round(Tally):
         return self.sweeper.mark_dirty(self)
 
     cdef int _end_round(self) except -1:
-        self.offered = self.round_tail
+        if not self.has_leftover:
+            self.offered = self.round_end
+        self.has_leftover = False
+        self.is_look_due = True
         self.has_returners = self.has_returners and self.needs_round
         self.counters.add_round(now_ns() - self.round_began_ns)
         self.trim()
@@ -133,13 +139,13 @@ cdef class Round(Tally):
         The caller guarantees that nothing changes log, slots or sockets meanwhile: whatever could
         belongs to the loop's thread, which is here. It cannot fail: what does not work is set aside.
         """
-        cdef uint64_t tail = self.log.tail
-        cdef uint64_t next_seq = self.log.next_seq
+        cdef uint64_t next_seq = self.log.lane.next_seq
         cdef uint64_t now = coarse_ns()
         cdef bint is_conflating = self.policy.kind == CONFLATE
         cdef uint64_t delivered = 0
         cdef uint64_t sent_bytes = 0
         cdef uint64_t sends = 0
+        cdef uint64_t tail
         cdef uint64_t seq
         cdef uint64_t limit
         cdef int python_sends = 0
@@ -155,6 +161,7 @@ cdef class Round(Tally):
         message.msg_iov = pieces
         while self.remaining:
             slot = &self.slots[index]
+            tail = slot.lane.tail
             if slot.cursor == tail:
                 pass
             elif is_conflating and slot.place.is_compacted:
@@ -162,7 +169,7 @@ cdef class Round(Tally):
                     self._set_aside(index, COMPACTED, 0)
                     python_sends += 1
             elif slot.socket.state == WRITABLE:
-                count = self.log.gather(slot.cursor, pieces, IOVEC_COUNT)
+                count = gather(slot.lane, slot.cursor, pieces, IOVEC_COUNT)
                 wanted = pieces[0].iov_len
                 if count == 1:
                     sent = send(slot.socket.fd, pieces[0].iov_base, wanted, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -175,7 +182,7 @@ cdef class Round(Tally):
                 if sent > 0:
                     sent_bytes += sent
                     slot.cursor += sent
-                    seq = next_seq if slot.cursor == tail else self.log.seq_at(slot.cursor)
+                    seq = next_seq if slot.cursor == tail else seq_at(slot.lane, slot.cursor)
                     delivered += seq - slot.seq
                     slot.seq = seq
                 if sent == wanted:
@@ -184,7 +191,7 @@ cdef class Round(Tally):
                             self.keeps_up(slot.place)
                     else:   # more pieces than one send takes: the others come first
                         self.needs_round = True
-                        self.round_tail = min(self.round_tail, slot.cursor)
+                        self.has_leftover = True
                 elif sent >= 0 or errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
                     self._set_aside(index, REFUSED, 0)
                 elif errno == EINTR:
@@ -199,8 +206,10 @@ cdef class Round(Tally):
                 if is_conflating:
                     slot.place.keyless = self.compact.keyless_before(slot.seq)
                     slot.place.is_compacted = True
+                    if slot.lane.form != PLAIN:
+                        self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
                 else:
-                    limit = self.policy.judge(slot, tail, now, is_turn_end)
+                    limit = self.policy.judge(slot, now, is_turn_end)
                     if limit != WITHIN_LIMITS:
                         if self.policy.kind == EVICT:
                             self._set_aside(index, OVER_LIMIT, 0)
@@ -233,20 +242,23 @@ cdef class Round(Tally):
         return 0
 
     cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil:
-        """Move a cursor to the oldest message within `limit` bytes of the tail, or to the newest (`latest`)."""
-        cdef uint64_t newest = self.log.next_seq - 1
-        cdef uint64_t seq = newest
-        cdef uint64_t wanted = self.log.tail - limit
-        if self.policy.kind != LATEST and self.log.start_of(newest) > wanted:
-            seq = self.log.seq_at(wanted)
-            seq += self.log.start_of(seq) < wanted
+        """Move a cursor to the oldest message within `limit` bytes of the tail, or to the newest (`latest`).
+
+        Who leaves a window that way goes on with the plain form: what follows a gap in the window could not be inflated.
+        """
+        cdef Lane* lane = &self.log.lane if slot.lane.form == WINDOWED else slot.lane
+        cdef uint64_t seq = lane.next_seq - 1
+        cdef uint64_t wanted = lane.tail - min(limit, lane.tail - lane.head)
+        if self.policy.kind != LATEST and start_of(lane, seq) > wanted:
+            seq = seq_at(lane, wanted)
+            seq += start_of(lane, seq) < wanted
         if seq <= slot.seq:
             return 0
         self.count_skipped(slot, seq)
         self.counters.skipped_messages += seq - slot.seq
         self.counters.jumps += 1
         slot.seq = seq
-        slot.cursor = self.log.start_of(seq)
+        self.change(slot, lane, start_of(lane, seq))
         return 0
 
     cdef int settle(self, uint64_t deadline_ns) except -1:
@@ -313,11 +325,13 @@ cdef class Round(Tally):
         cdef Slot* slot = &self.slots[subscription.index]
         cdef uint64_t seq = slot.seq
         cdef uint64_t start = slot.cursor
-        slot.cursor = self.log.end_of(seq)
+        slot.cursor = end_of(slot.lane, seq)
         slot.seq = seq + 1
-        self._give(subscription, self.log.view(start, slot.cursor), seq, seq + 1, self.log.published_ns(seq))
+        self._give(
+            subscription, view(slot.lane, start, slot.cursor), seq, seq + 1, published_ns(slot.lane, seq)
+        )
         if subscription.is_active and not subscription.place.rest_seq \
-                and self.slots[subscription.index].seq != self.log.next_seq:
+                and self.slots[subscription.index].seq != self.log.lane.next_seq:
             self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
 
@@ -335,7 +349,7 @@ cdef class Round(Tally):
             slot = &self.slots[subscription.index]
             start = slot.cursor
             seq = slot.seq
-            if start == self.log.tail:
+            if start == slot.lane.tail:
                 self.keeps_up(slot.place)
                 break
             if has_sent and now_ns() >= deadline_ns:
@@ -343,12 +357,14 @@ cdef class Round(Tally):
                 self.ask_for_round()
                 break
             has_sent = True
-            self.log.gather(start, &piece, 1)
-            slot.seq = max(seq + 1, self.log.seq_at(start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES)))
-            slot.cursor = self.log.end_of(slot.seq - 1)
+            gather(slot.lane, start, &piece, 1)
+            slot.seq = max(
+                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES))
+            )
+            slot.cursor = end_of(slot.lane, slot.seq - 1)
             self.counters.sends += 1
             self._give(
-                subscription, self.log.view(start, slot.cursor), seq, slot.seq, self.log.published_ns(seq)
+                subscription, view(slot.lane, start, slot.cursor), seq, slot.seq, published_ns(slot.lane, seq)
             )
             self.counters.refused_sends += subscription.wire.socket.state == PAUSED
         return 0
@@ -382,6 +398,7 @@ cdef class Round(Tally):
         cdef CompactLog compact = self.compact
         cdef iovec[IOVEC_COUNT] pieces
         cdef uint32_t[IOVEC_COUNT] indexes
+        cdef (PyObject*)[IOVEC_COUNT] frames
         cdef msghdr message
         cdef Slot* slot
         cdef Entry entry
@@ -398,7 +415,8 @@ cdef class Round(Tally):
             count = 0
             i = compact.find_live(slot.seq)
             while i < compact.count and count < IOVEC_COUNT and <uint64_t>count < left:
-                pieces[count] = bytes_of(compact.entries[i].frame)
+                frames[count] = self.compacted_frame(slot, i)
+                pieces[count] = bytes_of(frames[count])
                 indexes[count] = i
                 count += 1
                 i = compact.live_from(i + 1)
@@ -406,11 +424,12 @@ cdef class Round(Tally):
                 self.ask_for_round()
                 break
             if count == 0:
-                self._pass_over(slot, self.log.next_seq, compact.keyless)
-                slot.seq = self.log.next_seq
-                slot.cursor = self.log.tail
+                self._pass_over(slot, self.log.lane.next_seq, compact.keyless)
+                slot.seq = self.log.lane.next_seq
+                slot.cursor = self.log.lane.tail
                 slot.place.keyless = compact.keyless
                 slot.place.is_compacted = self.policy.release_ns != 0
+                self.place_at_tail(slot)
                 break
             message.msg_iovlen = count
             if subscription.wire.is_encrypted:
@@ -442,7 +461,7 @@ cdef class Round(Tally):
                 else:
                     self.counters.refused_sends += not subscription.wire.is_encrypted
                     self._give(
-                        subscription, memoryview(<object>entry.frame)[sent:], entry.seq, entry.seq + 1, entry.published_ns
+                        subscription, memoryview(<object>frames[k])[sent:], entry.seq, entry.seq + 1, entry.published_ns
                     )
                     break
         return 0
@@ -459,8 +478,8 @@ cdef class Round(Tally):
 
     cdef int trim(self) except -1:
         """Forget what no subscriber lacks, and of messages without a key what has passed its bound."""
-        self.log.trim(self.oldest_cursor())
+        self.trim_lanes()
         if self.compact is not None and self.compact.keyless_bytes:
             self.compact.drop_keyless(self.oldest_seq(), 0)
-            self.compact.drop_keyless(self.log.first_seq, self.policy.max_lag_bytes)
+            self.compact.drop_keyless(self.log.lane.first_seq, self.policy.max_lag_bytes)
         return 0

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastbcast._deflate cimport Deflaters
 from fastbcast._log cimport Ledger
 
 
@@ -51,6 +52,7 @@ cdef class Sweeper:
     cdef unsigned long thread_ident     # of the loop; 0 until `bind`
     cdef readonly Counters counters
     cdef readonly Ledger ledger         # of all logs
+    cdef readonly Deflaters deflaters   # of all channels
     cdef readonly uint64_t slice_ns
     # Bounds over all channels, and who is called to free memory at them.
     cdef Py_ssize_t max_log_bytes, max_pinned_bytes

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 from typing_extensions import disjoint_base
 
+from ._deflate import Deflaters
 from ._log import Ledger
 
 RELIEF_SECONDS: float
@@ -60,9 +61,12 @@ class Sweeper:
         on_log_full: Callable[[], object],
         max_pinned_bytes: int,
         on_pinned_full: Callable[[int], object],
+        max_window_bytes: int,
     ) -> None: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def deflaters(self) -> Deflaters: ...
     @property
     def counters(self) -> Counters: ...
     @property

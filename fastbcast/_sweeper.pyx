@@ -22,6 +22,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
 
 from fastbcast._clock cimport now_ns
+from fastbcast._deflate cimport Deflaters
 from fastbcast._log cimport Ledger
 
 from fastbcast.exceptions import WrongThread
@@ -85,11 +86,13 @@ cdef class Sweeper:
     """Runs the sweeps of a hub's dirty channels at the end of the loop's turn, in slices."""
 
     def __init__(
-        self, double slice_seconds, Py_ssize_t max_log_bytes, on_log_full, Py_ssize_t max_pinned_bytes, on_pinned_full
+        self, double slice_seconds, Py_ssize_t max_log_bytes, on_log_full, Py_ssize_t max_pinned_bytes, on_pinned_full,
+        Py_ssize_t max_window_bytes
     ):
         self.dirty = deque()
         self.counters = Counters()
         self.ledger = Ledger(max_log_bytes // 2)
+        self.deflaters = Deflaters(max_window_bytes)
         self.max_log_bytes = max_log_bytes
         self.on_log_full = on_log_full
         self.max_pinned_bytes = max_pinned_bytes

@@ -2,7 +2,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._policy cimport Slot
-from fastbcast._roster cimport Roster
+from fastbcast._forms cimport Forms
 
 
 cdef struct Fate:
@@ -26,7 +26,7 @@ cdef class Flush:
     cdef int leave(self) noexcept
 
 
-cdef class Tally(Roster):
+cdef class Tally(Forms):
     cdef Fate newest            # heads the list of those asked for
 
     cdef int begin_tally(self, uint64_t seq, bint has_key) noexcept

@@ -18,7 +18,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._policy cimport Slot
-from fastbcast._roster cimport Roster
+from fastbcast._forms cimport Forms
 
 
 @cython.no_gc_clear    # __dealloc__ follows the list, which its channel heads
@@ -70,7 +70,7 @@ cdef int count_passed(Fate* newest, uint64_t first_seq, uint64_t next_seq, bint 
     return 0
 
 
-cdef class Tally(Roster):
+cdef class Tally(Forms):
     """A roster that can tell what became of a message."""
 
     cdef int begin_tally(self, uint64_t seq, bint has_key) noexcept:

@@ -1,5 +1,10 @@
 # The system's zlib (zlib.h), as far as RFC 7692 needs it: raw deflate (RFC 1951), which is negative window bits.
 
+cdef extern from *:
+    """
+    #define ZLIB_CONST  // what is read is const
+    """
+
 cdef extern from "zlib.h" nogil:
     ctypedef struct z_stream:
         const unsigned char* next_in

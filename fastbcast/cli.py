@@ -26,7 +26,7 @@ from .handover import HandoverFailed
 from .hub import Hub
 from .listeners import inherit, inherit_from_systemd
 from .load.command import bench_command, load_command
-from .options import POLICIES, ChannelOptions, HubOptions, ServerOptions
+from .options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .own_token import token_option
 from .process import Process
 from .server import Server, serve
@@ -54,12 +54,19 @@ _LIMITS = {
     "max_messages_per_second": "Send each client at most so many messages, the newest of each key; 0: no limit.",
     "max_keys": "Keys whose newest message a conflating channel keeps.",
     "max_snapshot_bytes": "What those messages may take.",
+    "compression": "What is done for clients that can permessage-deflate: nothing (off), each message alone (deflate), "
+                   "or one window over a channel's messages for all of them where they can (window).",
+    "compression_level": "From 1 (fastest) to 9 (smallest).",
+    "compress_min_bytes": "Messages that are smaller go out as they are.",
+    "window_bits": "The size of such a window, 2**N bytes, N from 9 to 15.",
+    "reset_messages": "How often, at most, it begins anew so that clients can join.",
     # The hub.
     "max_message_bytes": "The largest message a client may send (1009 above).",
     "max_direct_bytes": "What may wait for one client beside its channels' messages.",
     "max_log_bytes": "What all channels may hold for clients that are behind.",
     "max_pinned_bytes": "What the rests of large messages may hold beside that.",
     "max_partial_bytes": "What all clients may have sent of unfinished messages (1013 to the oldest above).",
+    "max_window_bytes": "What the windows of all channels may take; those without room compress each message alone.",
     "max_channels": "Channels there may be at once (503 above).",
     "max_channel_name_bytes": "The longest name of a channel (400 above).",
     "channel_name_pattern": "A regular expression for the names of channels (400 otherwise).",
@@ -75,10 +82,13 @@ _LIMITS = {
     "max_head_bytes": "The largest head of a request (431 above).",
     "max_head_lines": "Lines of that head (431 above).",
     "notsent_lowat_bytes": "What the kernel may hold unsent of each connection; 0: as it likes.",
+    "client_no_context_takeover": "Let clients compress each message alone: what is kept of one to read the next takes "
+                                  "memory.",
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }
 """The fields of ChannelOptions, HubOptions and ServerOptions that are options of `serve` and `demo`."""
-_MAY_BE_ZERO = {"notsent_lowat_bytes", "send_buffer_bytes"}
+_CHOICES = {"policy": POLICIES, "compression": COMPRESSIONS}
+_MAY_BE_ZERO = {"notsent_lowat_bytes", "send_buffer_bytes", "compress_min_bytes"}
 
 
 def _limit_options() -> list[Callable[[_Command], _Command]]:
@@ -87,17 +97,23 @@ def _limit_options() -> list[Callable[[_Command], _Command]]:
     }
 
     def type_of(name: str) -> Any:
-        if name == "policy":
-            return click.Choice(POLICIES)
+        if name in _CHOICES:
+            return click.Choice(_CHOICES[name])
         if fields_by_name[name].type == "str":
             return str
+        if fields_by_name[name].type == "bool":
+            return bool
         if fields_by_name[name].type == "float":
             return click.FloatRange(min=0)
         return click.IntRange(0 if name in _MAY_BE_ZERO else 1, MAX_BYTES)
 
+    def flag_of(name: str) -> str:
+        words = name.replace("_", "-")
+        return f"--{words}/--no-{words}" if fields_by_name[name].type == "bool" else f"--{words}"
+
     return [
         click.option(
-            f"--{name.replace('_', '-')}",
+            flag_of(name),
             type=type_of(name),
             default=fields_by_name[name].default,
             show_default=True,

@@ -6,7 +6,7 @@ Nothing here reads or writes. Header names are lower case; lines of the same nam
 Invariants
 
 1. `find_fault` returns None for exactly those requests that may be answered with `encode_response`.
-2. A response names a subprotocol only if the client offered it, and no extension at all (sections 4.2.2, 9.1).
+2. A response names a subprotocol only if the client offered it (section 4.2.2). Of extensions: extensions.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, parse_url
 
-__all__ = ["Fault", "choose_subprotocol", "encode_response", "find_fault", "is_token", "split_list", "split_target"]
+from .extensions import is_extension_list
+from .fields import is_token, split_list
+
+__all__ = ["Fault", "choose_subprotocol", "encode_response", "find_fault", "split_target"]
 
 Fault = tuple[HTTPStatus, str]
 """How a wrong request is answered: the status and a short text."""
@@ -32,13 +35,6 @@ _KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """What is appended to the client's key before it is hashed (section 1.3)."""
 _is_key = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII).fullmatch
 """16 bytes in base64 (section 4.1)."""
-_is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII).fullmatch
-"""RFC 9110 section 5.6.2."""
-
-
-def split_list(value: str) -> list[str]:
-    """Return the elements of a list header; empty ones do not count (RFC 9110 section 5.6.1.2)."""
-    return [element for part in value.split(",") if (element := part.strip(" \t"))]
 
 
 def split_target(target: bytes) -> tuple[str, str]:
@@ -54,11 +50,6 @@ def split_target(target: bytes) -> tuple[str, str]:
             raise ValueError("neither a path nor a URL")
         path, query = url.path or b"/", url.query or b""
     return (unquote_to_bytes(path) if b"%" in path else path).decode(), query.decode("latin-1")
-
-
-def is_token(text: str) -> bool:
-    """Whether `text` may be a subprotocol's name."""
-    return _is_token(text) is not None
 
 
 def _has_token(value: str, token: str) -> bool:
@@ -85,6 +76,9 @@ def find_fault(headers: Mapping[str, str], http_version: str) -> Fault | None:
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake has no body"
     if "sec-websocket-protocol" in headers and not all(map(is_token, _offers(headers))):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol must be a list of tokens"
+    # Section 9.1: also if none would be used.
+    if "sec-websocket-extensions" in headers and not is_extension_list(headers["sec-websocket-extensions"]):
+        return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions must be a list of extensions and their parameters"
     return None
 
 
@@ -104,9 +98,12 @@ def choose_subprotocol(headers: Mapping[str, str], spoken: Iterable[str]) -> str
     return next((name for name in spoken if name in offered), None)
 
 
-def encode_response(key: str, subprotocol: str | None = None) -> bytes:
+def encode_response(key: str, subprotocol: str | None = None, extension: str | None = None) -> bytes:
     """Return the whole 101 response to a handshake with this Sec-WebSocket-Key (section 4.2.2)."""
     accept = b2a_base64(sha1(key.encode() + _KEY_SUFFIX, usedforsecurity=False).digest(), newline=False)
-    if subprotocol is None:
-        return b"%b%b\r\n\r\n" % (_RESPONSE_START, accept)
-    return b"%b%b\r\nSec-WebSocket-Protocol: %b\r\n\r\n" % (_RESPONSE_START, accept, subprotocol.encode())
+    more = b""
+    if subprotocol is not None:
+        more = b"\r\nSec-WebSocket-Protocol: %b" % subprotocol.encode()
+    if extension is not None:
+        more += b"\r\nSec-WebSocket-Extensions: %b" % extension.encode()
+    return b"%b%b%b\r\n\r\n" % (_RESPONSE_START, accept, more)

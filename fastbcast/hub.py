@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 
 from ._compact import measure_key
 from ._frames import encode
+from ._inflate import Inflater, Scratch
 from ._parser import ReadBuffer
 from ._policy import Policy
 from ._roster import LAG_BOUNDS
@@ -36,7 +37,7 @@ from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, To
 from .handlers import Handlers
 from .log import log_event
 from .names import ChannelNames
-from .options import ChannelOptions, HubOptions
+from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
@@ -74,6 +75,7 @@ class Hub:
             self.options.slice_seconds,
             self.options.max_log_bytes, self._relieve_logs,
             self.options.max_pinned_bytes, self._relieve_pinned,
+            self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
         self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
@@ -91,6 +93,7 @@ class Hub:
         # Read by the compiled client.
         # What one read brings is handled whole, and counts: with a limit of the rate it is little.
         self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
+        self.inflater = Inflater(Scratch(), False)
         self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes))
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
@@ -380,13 +383,21 @@ class Hub:
             "partial_bytes": self.partials.total_bytes,
             "pinned_bytes": self._sweeper.ledger.pinned_bytes,
             "lag": self._sum_lag(channels),
+            "compression": self._sweeper.deflaters.as_dict() | self._sum_forms(channels),
             "received_messages": self._received_messages,
+            "received_compressed_messages": self.inflater.scratch.messages,
             "pings": self.pings,
             "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
             "refused": dict(self._refused),
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),
         }
+
+    @staticmethod
+    def _sum_forms(channels: list[Channel]) -> dict[str, Any]:
+        """Sum up the subscriptions by the form in which each is sent its channel's messages."""
+        forms = [channel.subscribers_by_form for channel in channels]
+        return {"subscriptions": {name: sum(form[i] for form in forms) for i, name in enumerate(COMPRESSIONS)}}
 
     @staticmethod
     def _sum_lag(channels: list[Channel]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import cast
 
-from .handshake import is_token
+from .fields import is_token
 
 __all__ = ["ChannelOptions", "HubOptions", "ServerOptions"]
 
@@ -106,8 +106,8 @@ class HubOptions:
     """What a hub allows a client, and how long it waits for one."""
 
     max_message_bytes: int = 1 * MIB
-    """The largest message, in either direction: MessageTooBig, or 1009 to the client that sends it.
-    Precedent: websockets' max_size."""
+    """The largest message, in either direction: MessageTooBig, or 1009 to the client that sends it. Of a compressed
+    one both its bytes on the wire and what comes of them. Precedent: websockets' max_size."""
     max_fragments: int = 1024
     """Frames a client may cut one message into (1008 above); each costs a header's work."""
     max_direct_bytes: int = 1 * MIB
@@ -204,7 +204,8 @@ class ServerOptions:
     """permessage-deflate (RFC 7692): `off`, `deflate` (clients get each message compressed alone), or `window` (they
     share a channel's window where they can). A channel's own `compression` may allow less."""
     client_no_context_takeover: bool = True
-    """Have clients compress each message alone, so that no inflate state is kept for them: it is 40 KiB each."""
+    """Have clients compress each message alone, so that one inflater serves all. Otherwise about 40 KiB are kept for
+    each client, from its first compressed message on, unless it asks to compress each message alone."""
     forwarded_allow_ips: tuple[str, ...] = ()
     """Proxies whose X-Forwarded-For or Forwarded is believed: addresses, networks, `unix`, `*` (see proxies.py).
     Precedent: uvicorn's option of this name."""

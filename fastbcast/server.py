@@ -26,12 +26,13 @@ from .admission import Admission
 from .door import Door
 from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
+from .extensions import Deflate, choose_deflate
 from .handshake import encode_response
 from .hub import Hub
 from .keepalive import Keepalive
 from .listeners import Listeners, open_listeners
 from .lobby import Lobby
-from .options import ServerOptions
+from .options import COMPRESSIONS, ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
 from .rights import Grant
@@ -79,6 +80,8 @@ class Server:
         self.responses: Counter[int] = Counter()
         self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self.refused: Counter[str] = Counter()
+        self._may_compress = options.compression != "off"
+        self._compression: Counter[str] = Counter(dict.fromkeys(COMPRESSIONS, 0))
         self._clients: dict[Client, str | None] = {}    # and what admission counts each under
         self._connecting: set[asyncio.Task[Any]] = set()
         self._listeners = Listeners()
@@ -221,15 +224,31 @@ class Server:
         client.rights = rights
         client.subprotocol = subprotocol
         client.forwarded_address = forwarded_address
+        deflate = self._choose_deflate(request)
+        may_window = False
+        if deflate is not None:
+            may_window = self.options.compression == "window" and not deflate.server_no_context_takeover
+            client._negotiate(deflate, may_window)
+        extension = None if deflate is None else str(deflate)
+        response = encode_response(request.headers["sec-websocket-key"], subprotocol, extension)
         self._clients[client] = counted_as
-        if not client._upgrade(encode_response(request.headers["sec-websocket-key"], subprotocol), early_data):
+        if not client._upgrade(response, early_data):
             del self._clients[client]
             self._check_empty()
             return False
         self.responses[101] += 1
+        self._compression["off" if deflate is None else "window" if may_window else "deflate"] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
         return True
+
+    def _choose_deflate(self, request: Request) -> Deflate | None:
+        if not self._may_compress or "sec-websocket-extensions" not in request.headers:
+            return None
+        return choose_deflate(
+            request.headers["sec-websocket-extensions"],
+            client_no_context_takeover=self.options.client_no_context_takeover,
+        )
 
     def may_enter(self, channel: str, granted: Any) -> bool:
         """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
@@ -253,7 +272,8 @@ class Server:
 
         connections: clients and handshakes; handshakes: connections before their 101 or the end of their answer;
         addresses: those that connections are counted by; responses: {status: how many}; refused: {limit or rule
-        that was broken: how many}. Those of the hub are in `hub.stats()`.
+        that was broken: how many}; compression: clients by what they have negotiated, {off, deflate (each message
+        alone), window (may be on a channel's window)}. Those of the hub are in `hub.stats()`.
         """
         return {
             "connections": len(self._clients) + len(self.doors),
@@ -261,6 +281,7 @@ class Server:
             "addresses": self.admission.addresses,
             "responses": dict(self.responses),
             "refused": dict(self.refused),
+            "compression": dict(self._compression),
         }
 
     # Plain HTTP on the same port.

@@ -22,8 +22,8 @@ class Disconnect(NamedTuple):
     `by` says who ended it: "client", "server", or "network" when the connection was lost.
     `cause` says why, one word per cause, the same as in `hub.stats()["disconnects"]`:
     client, application, going_away, keepalive, slow_consumer, stalled, log_full, pinned_full, direct_overflow,
-    protocol_error, invalid_text, message_too_big, too_many_fragments, partial_full, not_allowed, too_many_channels,
-    handler_error, internal_error, aborted, send_failed, connection_lost.
+    protocol_error, invalid_text, invalid_data, message_too_big, too_many_fragments, partial_full, not_allowed,
+    too_many_channels, handler_error, internal_error, aborted, send_failed, connection_lost.
     """
 
     code: int

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import struct
+import zlib
 from typing import NamedTuple
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
@@ -68,12 +69,61 @@ def parse_frames(data):
     return frames, bytes(data)
 
 
+class Inflater:
+    """The messages of one client (RFC 7692 section 7.2.2), by Python's zlib."""
+
+    TAIL = b"\x00\x00\xff\xff"
+    LAST_BLOCK = b"\x01\x00\x00\xff\xff"      # an empty one
+
+    def __init__(self, keeps_window):
+        self.keeps_window = keeps_window
+        self.stream = zlib.decompressobj(wbits=-15)
+
+    def inflate(self, payload, max_bytes):
+        """The message, or the code of the CLOSE."""
+        if not payload:
+            return b""
+        if not self.keeps_window:
+            self.stream = zlib.decompressobj(wbits=-15)
+        try:
+            message, has_ended = self.feed(payload, max_bytes)
+            if len(message) <= max_bytes and not has_ended:
+                more, has_ended = self.feed(self.TAIL, max_bytes - len(message))
+                message += more
+                if len(message) <= max_bytes and (more or not (has_ended or self.is_between_blocks())):
+                    return 1007
+        except zlib.error:
+            return 1007
+        return message if len(message) <= max_bytes else 1009
+
+    def feed(self, data, max_bytes):
+        """What comes of `data`, at most `max_bytes` + 1, and whether it ended with the last block of a stream."""
+        made = b""
+        while True:
+            made += self.stream.decompress(data, max_bytes + 1 - len(made))
+            if len(made) > max_bytes or not self.stream.eof:
+                return made, False
+            data = self.stream.unused_data
+            self.stream = zlib.decompressobj(wbits=-15)
+            if not data:
+                return made, True
+
+    def is_between_blocks(self):
+        """Whether one more block, the last, ends the stream."""
+        stream = self.stream.copy()
+        try:
+            return stream.decompress(self.LAST_BLOCK) == b"" and stream.eof and not stream.unused_data
+        except zlib.error:
+            return False
+
+
 class Parser:
     """A client's byte stream to events, kept whole and read again from its beginning for every question."""
 
-    def __init__(self, max_message_bytes, max_fragments):
+    def __init__(self, max_message_bytes, max_fragments, keeps_window=None):
         self.max_message_bytes = max_message_bytes
         self.max_fragments = max_fragments
+        self.keeps_window = keeps_window    # of permessage-deflate; None: it was not negotiated
         self.data = b""
         self.event_count = 0
 
@@ -87,13 +137,16 @@ class Parser:
     def all_events(self):
         events = []
         message_opcode, message, fragments = 0, b"", 0
+        inflater = None if self.keeps_window is None else Inflater(self.keeps_window)
+        is_compressed = False
         data = self.data
         while len(data) >= 2:
             fin, rsv, opcode = data[0] >> 7, data[0] >> 4 & 7, data[0] & 15
             masked, length = data[1] >> 7, data[1] & 127
             is_control = opcode >= 8
             if (
-                rsv or not masked or opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+                rsv not in ((0,) if inflater is None or opcode not in (TEXT, BINARY) else (0, 4))
+                or not masked or opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
                 or (is_control and (not fin or length > 125))
                 or (opcode == 0 and not message_opcode)
                 or (opcode in (TEXT, BINARY) and message_opcode)
@@ -121,11 +174,16 @@ class Parser:
                 events.append(("ping" if opcode == PING else "pong", payload))
             else:
                 if opcode:
-                    message_opcode, fragments = opcode, 0
+                    message_opcode, fragments, is_compressed = opcode, 0, rsv == 4
                 fragments += 1
                 message += payload
                 is_last = bool(fin) and is_whole
-                if message_opcode == TEXT and not is_utf8(message, is_last):
+                if is_compressed and is_last:
+                    message = inflater.inflate(message, self.max_message_bytes)
+                    if isinstance(message, int):
+                        return [*events, ("failed", message)]
+                    is_compressed = False
+                if not is_compressed and message_opcode == TEXT and not is_utf8(message, is_last):
                     return [*events, ("failed", 1007)]
                 if not is_whole:
                     break

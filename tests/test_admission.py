@@ -311,6 +311,7 @@ def test_stats_add_up_and_are_plain_numbers(run):
                     stats = server.stats()
                     assert stats == {
                         "connections": 3, "handshakes": 1, "addresses": 0, "responses": {101: 2}, "refused": {},
+                        "compression": {"off": 2, "deflate": 0, "window": 0},
                     }
                     json.dumps(stats)
             await subscribed(hub, "default", 0)

@@ -218,6 +218,29 @@ def test_the_first_subprotocol_that_a_client_offers_is_settled_on(serve_process)
 
 
 @pytest.mark.parametrize(
+    ("options", "form", "asks"),
+    [
+        ((), None, None),
+        (("--compression", "off"), None, None),
+        (("--compression", "deflate"), "deflate", True),
+        (("--compression", "window", "--window-bits", "15", "--reset-messages", "1", "--compression-level", "9",
+          "--compress-min-bytes", "0", "--max-window-bytes", "1"), "window", True),
+        (("--compression", "window", "--no-client-no-context-takeover"), "window", False),
+        (("--compression", "window", "--client-no-context-takeover"), "window", True),
+    ],
+)
+def test_compression_decides_what_a_client_that_offers_it_gets(serve_process, options, form, asks):
+    with connect(serve_process(*options).url) as client:    # it offers permessage-deflate
+        extensions = client.protocol.extensions
+        if form is None:
+            assert extensions == []
+        else:
+            (deflate,) = extensions
+            assert deflate.local_no_context_takeover == asks
+            assert not deflate.remote_no_context_takeover
+
+
+@pytest.mark.parametrize(
     "option",
     [
         ("--policy", "drop"),
@@ -255,6 +278,14 @@ def test_the_first_subprotocol_that_a_client_offers_is_settled_on(serve_process)
         ("--send-buffer-bytes", "-1"),
         ("--send-buffer-bytes", str(2**31)),
         ("--notsent-lowat-bytes", "x"),
+        ("--compression", "on"),
+        ("--compression-level", "0"),
+        ("--compression-level", "10"),
+        ("--compress-min-bytes", "-1"),
+        ("--window-bits", "8"),
+        ("--window-bits", "16"),
+        ("--reset-messages", "0"),
+        ("--max-window-bytes", "0"),
     ],
     ids=" ".join,
 )

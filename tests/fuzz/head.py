@@ -8,6 +8,7 @@ import hashlib
 import re
 from urllib.parse import unquote_to_bytes
 
+from fastbcast.extensions import choose_deflate, is_extension_list
 from fastbcast.handshake import choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast.origins import Origins
 from fastbcast.proxies import TrustedProxies
@@ -32,6 +33,10 @@ def elements(headers, name):
     return [element.strip(" \t") for element in headers.get(name, "").split(",") if element.strip(" \t")]
 
 
+def is_token(text):
+    return re.fullmatch(r"[^\x00-\x20\x7f-\xff()<>@,;:\\\"/\[\]?={}]+", text)
+
+
 def is_right(headers):
     """RFC 6455 section 4.2.1, word for word."""
     offers = elements(headers, "sec-websocket-protocol")
@@ -47,9 +52,26 @@ def is_right(headers):
         and has_key
         and headers.get("sec-websocket-version") == "13"
         and ("sec-websocket-protocol" not in headers or bool(offers))
-        and all(re.fullmatch(r"[^\x00-\x20\x7f-\xff()<>@,;:\\\"/\[\]?={}]+", offer) for offer in offers)
+        and all(map(is_token, offers))
         and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        and ("sec-websocket-extensions" not in headers or read_extensions(headers["sec-websocket-extensions"]) != [])
     )
+
+
+def read_extensions(value):
+    """What section 9.1 lists, each a name and its parameters; none if something is malformed."""
+    extensions = []
+    for element in filter(None, (element.strip(" \t") for element in value.split(","))):
+        parts = []
+        for part in element.split(";"):
+            name, equals, argument = (piece.strip(" \t") for piece in part.partition("="))
+            if argument.startswith('"') and argument.endswith('"') and len(argument) > 2:
+                argument = re.sub(r"\\(.)", r"\1", argument[1:-1])
+            if not is_token(name) or (equals and not (parts and is_token(argument))):
+                return []
+            parts.append((name, argument if equals else None))
+        extensions.append((parts[0][0], parts[1:]))
+    return extensions
 
 
 def check(data):
@@ -57,6 +79,7 @@ def check(data):
     headers = read_headers(data)
     check_target(data.partition(b"\n")[0])
     check_handshake(headers)
+    check_extensions(headers)
     check_origin(headers)
     check_proxies(headers)
 
@@ -86,6 +109,23 @@ def check_handshake(headers):
         assert (blank, rest) == (b"\r\n\r\n", b"")
         accept = base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         assert b"Sec-WebSocket-Accept: " + accept in head.split(b"\r\n")
+
+
+def check_extensions(headers):
+    value = headers.get("sec-websocket-extensions", "")
+    extensions = read_extensions(value)
+    assert is_extension_list(value) == (extensions != []), value
+    if not extensions:
+        return
+    deflate = choose_deflate(value, client_no_context_takeover=False)
+    offers = [dict(parameters) for name, parameters in extensions if name == "permessage-deflate"]
+    if deflate is None:
+        assert {} not in offers, value  # whoever offers it plainly gets it
+        return
+    ((_, parameters),) = read_extensions(str(deflate))
+    answer = dict(parameters)
+    limits = {"server_no_context_takeover", "server_max_window_bits"}
+    assert any(answer.items() <= offer.items() and limits & set(offer) <= set(answer) for offer in offers), value
 
 
 def check_origin(headers):

@@ -1,16 +1,19 @@
 """What a client sends, in reads of any size: the compiled Parser must agree with the slow one of reference.py.
 
 An input is `n` (its lowest four bits), the sizes of `n` reads, one byte each, and then the bytes that are read; what
-those reads leave comes in one more.
+those reads leave comes in one more. The next two bits of its first byte say what was negotiated of permessage-deflate.
 """
 
 import reference
 
+from fastbcast._inflate import Inflater, Scratch
 from fastbcast._parser import Parser
 
 MAX_MESSAGE_BYTES = 130
 MAX_FRAGMENTS = 4
 MAX_READS = 15
+# Not at all, each message alone, or with the window of those before it; and once more not at all.
+KEEPS_WINDOW = (None, False, True, None)
 
 
 def reads_of(data):
@@ -24,7 +27,10 @@ def reads_of(data):
 
 def check(data):
     """AssertionError if the two differ at one of the reads."""
-    fast, slow = Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS), reference.Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS)
+    keeps_window = KEEPS_WINDOW[data[0] >> 4 & 3] if data else None
+    inflater = None if keeps_window is None else Inflater(Scratch(), keeps_window)
+    fast = Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS, inflater)
+    slow = reference.Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS, keeps_window)
     for read in reads_of(data):
         events = [event[:2] if event[0] == "failed" else event for event in fast.parse(read)]
         expected = slow.parse(read)

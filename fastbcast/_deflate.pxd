@@ -1,0 +1,31 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastbcast._frames cimport Payload
+from fastbcast._zlib cimport z_stream
+
+
+cdef class Deflater:
+    cdef z_stream stream
+    cdef bint is_ready              # the stream is there: it is made when first needed
+    cdef int level, window_bits, mem_level
+    cdef readonly Py_ssize_t memory_bytes
+
+    cdef int prepare(self) except -1
+    cdef int reset(self) noexcept
+    cdef Py_ssize_t bound(self, Py_ssize_t payload_bytes) noexcept
+    cdef Py_ssize_t write_frame(self, uint8_t* out, Payload* payload) noexcept
+
+
+cdef class Deflaters:
+    cdef dict alone                 # (level, window bits) -> Deflater
+    cdef Py_ssize_t max_window_bytes
+    cdef readonly Py_ssize_t window_bytes
+    cdef readonly uint32_t windows
+    # What compression has done since the hub was made.
+    cdef readonly uint64_t messages, payload_bytes, compressed_bytes, resets, busy_ns
+
+    cdef Deflater get_alone(self, int level, Py_ssize_t payload_bytes, bint is_small)
+    cdef Py_ssize_t write_frame(self, Deflater deflater, uint8_t* out, Payload* payload, bint is_alone) noexcept
+    cdef bytes deflate(self, int level, Payload* payload)
+    cdef Deflater open_window(self, int level, int window_bits)
+    cdef int close_window(self, Deflater window) noexcept

@@ -1,0 +1,12 @@
+from collections.abc import Sequence
+
+from typing_extensions import Self, disjoint_base
+
+from ._deflate import Deflaters
+from ._log import Log
+from ._policy import Policy
+
+@disjoint_base
+class Lanes:
+    def __new__(cls, plain: Log, policy: Policy, deflaters: Deflaters) -> Self: ...
+    def check_invariants(self, subscribers: Sequence[int]) -> None: ...

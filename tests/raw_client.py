@@ -52,6 +52,7 @@ class RawClient:
         self.data = b""         # received, not parsed yet
         self.frames = []        # parsed, not returned yet
         self.is_eof = False
+        self.head = ""          # of the response to the handshake
 
     @classmethod
     async def connect_tcp(cls, port, receive_buffer_bytes=None):
@@ -84,9 +85,9 @@ class RawClient:
     async def connect(cls, port, path="/", receive_buffer_bytes=None, **headers):
         client = await cls.connect_tcp(port, receive_buffer_bytes)
         await client.send(handshake(path, **headers))
-        head = await client.read_head()
-        if not head.startswith("HTTP/1.1 101 "):
-            raise AssertionError(head)
+        client.head = await client.read_head()
+        if not client.head.startswith("HTTP/1.1 101 "):
+            raise AssertionError(client.head)
         return client
 
     async def send(self, data):

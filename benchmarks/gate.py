@@ -5,7 +5,8 @@
     python benchmarks/gate.py --record          # write gate.json: what is counted now is what is allowed
 
 Procedure. `counted.py` runs once under callgrind and counts each figure at two sizes, some times each; the difference
-of the shortest counts, divided by the extra units, is the figure. It does not depend on time or on what else the machine does.
+of the shortest counts, divided by the extra units, is the figure. It does not depend on time or on what else the
+machine does.
 
 It does depend on the toolchain: interpreter, compiler, uvloop and so on. gate.json says with which one it was
 recorded. With another one its figures mean nothing, so the commit that recorded them is built and counted

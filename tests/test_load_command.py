@@ -52,7 +52,7 @@ def test_the_figures_of_a_closed_loop(load_json):
     assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["p99.9"] <= times["max"]
     assert times["max"] <= result["completion_ms"]["max"]
     assert result["deliveries_per_second"] == pytest.approx(5000 / result["seconds"])
-    assert result["wire_bytes_per_message"] > 128
+    assert result["wire_bytes_per_message"] == 128 + 4
     assert result["server"]["rss_peak_bytes"] > 0
     assert result["server"]["cpu_us_per_delivery"] is not None
     assert result["client"]["cpu_share"] > 0

@@ -29,7 +29,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastbcast._compact cimport Entry, bytes_of
 from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
-from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, end_of, iovec, seq_at, start_of
+from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Slot
 from fastbcast._roster cimport Roster, Subscription
 from fastbcast._wire cimport WRITABLE, Socket, Wire
@@ -215,13 +215,14 @@ cdef class Forms(Roster):
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept:
         """Return from where the plain lane is kept, so that all who lack messages from `oldest_seq` on can go on there.
 
-        Not farther back than the limits would let them: what is small in a window may be large here.
+        Not farther back than the limits would let them: what is small in a window may be large here. But the newest
+        message is kept, however large: who jumps lands there at the latest.
         """
         cdef Lane* lane = &self.log.lane
         cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
         cdef uint64_t limit = self.policy.max_lag_bytes + self.policy.max_burst_bytes
         if self.policy.kind != CONFLATE and lane.tail - start > limit:
-            start = end_of(lane, seq_at(lane, lane.tail - limit))
+            start = start_of(lane, min(seq_at(lane, lane.tail - limit) + 1, lane.next_seq - 1))
         return start
 
     cdef Py_ssize_t lanes_bytes(self) noexcept:

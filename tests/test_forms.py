@@ -326,6 +326,33 @@ def test_what_is_small_in_a_window_does_not_hold_more_than_the_limit_in_the_plai
     run(scenario())
 
 
+@pytest.mark.parametrize("policy", ["skip", "latest"])
+def test_who_leaves_a_window_lands_on_the_newest_message_though_that_alone_is_above_the_limit_in_the_plain_lane(
+    run, policy
+):
+    async def scenario():
+        hub = make_hub(
+            policy=policy, max_lag_bytes=60_000, max_burst_bytes=0, soft_lag_bytes=1, soft_lag_seconds=0.001
+        )
+        generator = random.Random(11)
+        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
+            client = client_of(hub, "x")
+            await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
+            newest = b"." * 100_000
+            await publish(hub, "x", newest, newest)
+            while client.missed.skipped == 0:   # for long enough over the soft limit; nothing more is published
+                hub.channel("x")._judge()
+                await end_turn()
+            assert hub.channel("x").subscribers_by_form == (1, 0, 0)
+            check(hub)
+            reader = Reader(raw)
+            while (message := await reader.read(1)) != [(newest, False)]:
+                assert message[0][1]
+
+    run(scenario())
+
+
 def test_readers_of_the_compact_log_get_each_message_compressed_once_for_all(run):
     async def scenario():
         hub = make_hub(policy="conflate", max_messages_per_second=20, compress_min_bytes=10)

@@ -179,7 +179,7 @@ cdef class Forms(Roster):
             borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
             self.compact.keep_deflated(
                 index,
-                self.sweeper.deflaters.deflate(self.policy.compression_level, &payload)
+                self.sweeper.deflaters.make_frame(self.policy.compression_level, &payload)
                 if payload.len >= self.policy.compress_min_bytes else None
             )
         return entry.frame if entry.deflated == <PyObject*>None else entry.deflated

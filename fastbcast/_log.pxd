@@ -44,7 +44,7 @@ cdef struct Lane:
     int span_capacity
     # Index: frame `seq` is at marks[seq & (index_capacity - 1)].
     Mark* marks
-    uint64_t index_capacity # a power of two, or 0
+    uint64_t index_capacity     # a power of two, or 0
     # Its readers, kept by _forms.pyx.
     Form form
     uint32_t subscribers    # slots whose cursors point into it

@@ -66,7 +66,7 @@ cdef enum:
 
 
 cdef class Segment:
-    # Set once; immutable bytes as soon as they are written.
+    # Immutable bytes as soon as they are written. They move only if the log shrinks it, while there are no views.
     cdef uint8_t* data
     cdef readonly Py_ssize_t capacity
     cdef object __weakref__
@@ -91,6 +91,7 @@ cdef class Log:
     cdef uint8_t* reserve(self, Py_ssize_t wanted_bytes) except NULL
     cdef uint64_t commit(self, Py_ssize_t frame_bytes) noexcept
 
+    cdef int _shrink(self, Span* span) noexcept
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
     cdef int _grow_index(self) except -1
     cdef int _account(self, Py_ssize_t grown_bytes) noexcept

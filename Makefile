@@ -42,7 +42,7 @@ run: .venv/built  ## install what is needed and start a demo: a server, a page, 
 test: .venv/built .venv/extra-test tests/node/node_modules  ## run the tests
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-compliance: .venv/built build/compliance/suite/made  ## the Autobahn test suite; ARGS="--cases 5.* 6.4.*"
+compliance: .venv/built build/compliance/suite/made  ## the Autobahn test suite; ARGS=--short, ARGS="--cases 5.* 6.4.*"
 	$(BIN)/python tests/compliance/run.py $(ARGS)
 
 lint: .venv/extra-lint  ## ruff, cython-lint, codespell

@@ -16,6 +16,7 @@ taken within each round.
                 sending to all clients is in it
     publish us  the time of the thread within publish(), over the messages: fastbcast compresses there. Its difference
                 to plain is what compression itself costs; that of "CPU us" is less exact the more clients there are
+    compressed  how often fastbcast has compressed a message, in all lanes (hub.stats()), and how long one took it
     memory      the server's resident memory before the first connection and with all connected and the feed running
 
 All clients are there before the first message. With joiners one client leaves each second and another one comes, which
@@ -158,6 +159,11 @@ CPU_US = figure("cpu_us_per_message")
 PUBLISH_US = figure("publish_us_per_message")
 
 
+COMPRESSIONS = figure("compressions_per_message")
+COMPRESS_US = figure("compress_us_per_compression")
+RESETS = figure("window_resets")
+
+
 def behind(result: Result) -> float | None:
     return max(0.0, 1 - result["deliveries"] / result["settings"]["clients"] / result["published"])
 
@@ -200,7 +206,8 @@ def describe_row(row: Row, rows: list[Row]) -> list[str]:
         describe(by_round(row, row.find(rows, "plain"), BYTES, ratio), 3),
         describe(by_round(row, deflate, BYTES, ratio), 3),
         describe(map(CPU_US, row.results)), describe(map(PUBLISH_US, row.results)),
-        describe(map(behind, row.results), 2),
+        describe(map(COMPRESSIONS, row.results), 2), describe(map(COMPRESS_US, row.results)),
+        describe(map(RESETS, row.results), 0), describe(map(behind, row.results), 2),
     ]
 
 
@@ -209,7 +216,8 @@ def print_report(rows: list[Row]) -> None:
     for feed in dict.fromkeys(row.feed for row in measured):
         print(f"\n### {feed}")
         print_markdown(
-            ["server", "clients", "bytes a message", "of plain", "of deflate", "CPU us", "publish us", "behind"],
+            ["server", "clients", "bytes a message", "of plain", "of deflate", "CPU us", "publish us", "compressed",
+             "us each", "windows", "behind"],
             [describe_row(row, measured) for row in measured if row.feed == feed and not row.is_memory],
         )
     compressed = [row for row in measured if row.form != "plain" and row.server == SUBJECT and not row.is_memory]

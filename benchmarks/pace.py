@@ -76,8 +76,8 @@ class Feed:
         }
 
 
-async def run_until_stopped(port: int, feed: Feed) -> None:
-    """Say that the server is there, publish, and print the report at SIGINT."""
+async def run_until_stopped(port: int, feed: Feed, count_more: Callable[[], dict[str, float]] = dict) -> None:
+    """Say that the server is there, publish, and print the report at SIGINT, with what the server has counted."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -85,4 +85,4 @@ async def run_until_stopped(port: int, feed: Feed) -> None:
     print(f"listening on ws://127.0.0.1:{port}/", flush=True)
     await stopped.wait()
     task.cancel()
-    print(json.dumps(feed.report()), flush=True)
+    print(json.dumps({**feed.report(), **count_more()}), flush=True)

@@ -30,12 +30,18 @@ def test_the_quick_form_prints_a_row_for_each_cell_and_keeps_all_figures(tmp_pat
     assert done.stderr.startswith("about ")
     lines = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1, done.stdout
-    assert [cell.strip() for cell in lines[0][:5]] == ["clients", "in flight", "size", "slow", "deliveries/s"]
-    assert [(line[1].strip(), line[2].strip()) for line in lines[2:]] == [
-        ("1", "64 B"), ("1", "1 KiB"), ("64", "64 B"), ("64", "1 KiB"),
+    assert [cell.strip() for cell in lines[0][:7]] == [
+        "clients", "in flight", "size", "slow", "compression", "bytes each", "deliveries/s",
     ]
+    assert [tuple(line[at].strip() for at in (1, 2, 4, 5)) for line in lines[2:6]] == [
+        ("1", "64 B", "off", "66"), ("1", "1 KiB", "off", "1,028"),
+        ("64", "64 B", "off", "66"), ("64", "1 KiB", "off", "1,028"),
+    ]
+    for line, in_flight in zip(lines[6:], ("1", "64"), strict=True):
+        assert [line[at].strip() for at in (1, 2, 4)] == [in_flight, "1 KiB", "window"]
+        assert int(line[5]) < 500
     rows = json.loads(path.read_text())["rows"]
-    assert [row["server"] for row in rows] == [FASTBCAST, FLOOR] * 4
+    assert [row["server"] for row in rows] == [*[FASTBCAST, FLOOR] * 4, FASTBCAST, FASTBCAST]
     assert all(row["results"][0]["missing"] == 0 and row["results"][0]["deliveries"] > 0 for row in rows)
 
 

@@ -52,7 +52,7 @@ def test_the_figures_of_a_closed_loop(load_json):
     assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["p99.9"] <= times["max"]
     assert times["max"] <= result["completion_ms"]["max"]
     assert result["deliveries_per_second"] == pytest.approx(5000 / result["seconds"])
-    assert result["wire_bytes_per_message"] > 128
+    assert result["wire_bytes_per_message"] == 128 + 4
     assert result["server"]["rss_peak_bytes"] > 0
     assert result["server"]["cpu_us_per_delivery"] is not None
     assert result["client"]["cpu_share"] > 0
@@ -162,6 +162,32 @@ def test_deflate_is_offered_and_inflated(start_process, tmp_path):
     assert result["wire_bytes_per_message"] < 1000
     assert result["wire_share_of_plain"] == pytest.approx(result["wire_bytes_per_message"] / 2004)
     assert result["deliveries"] == 100
+
+
+@pytest.mark.parametrize("compression", ["deflate", "window"])
+def test_every_message_of_fastbcasts_own_forms_is_inflated_and_right(serve_process, tmp_path, compression):
+    """In several processes, while clients come and go, some do not read, and a window begins anew for who came."""
+    server = serve_process("--relay", "--compression", compression)
+    path = tmp_path / "result.json"
+    run_load(server.url, "--clients", "60", "--processes", "2", "--deflate", "--churn", "20", "--slow", "2:stall",
+             "--in-flight", "16", "--duration", "2", "--json", str(path))
+    result = json.loads(path.read_text())
+    assert result["handshakes"]["churned"] > 20
+    assert result["messages_compressed"] == result["messages_received"] > 1000
+    assert result["wire_share_of_plain"] < (0.45 if compression == "window" else 0.98)
+
+
+def test_a_server_that_does_not_compress_is_noted(load_json):
+    result = load_json("--clients", "3", "--deflate", "--messages", "5")
+    assert result["wire_share_of_plain"] == 1.0
+    assert any(note.startswith("no message came compressed") for note in result["notes"])
+
+
+def test_letters_that_are_compressed_are_noted(serve_process, tmp_path):
+    path = tmp_path / "result.json"
+    server = serve_process("--relay", "--compression", "window")
+    run_load(server.url, "--clients", "3", "--deflate", "--payload", "letters", "--messages", "5", "--json", str(path))
+    assert any("--payload letters" in note for note in json.loads(path.read_text())["notes"])
 
 
 def test_interrupted_it_reports_what_there_is(serve_process, tmp_path):

@@ -20,7 +20,7 @@ cdef struct Counts:
     uint64_t received               # messages, each counted once for each subscriber that has it
     uint64_t measured               # of them, those of the measured window; slow subscribers' are not in it
     uint64_t payload_bytes          # of those measured
-    uint64_t wire_bytes             # everything read after the handshakes
+    uint64_t wire_bytes             # everything that subscribers read after the handshakes
     uint64_t plain_bytes            # what the messages in it would be if they were not compressed, with their headers
     uint64_t reads                  # recv calls of subscribers that read all they can, in the window
     uint64_t frames                 # data frames in them

@@ -183,7 +183,8 @@ cdef class Inbound(Crowd):
             if connection.state == OPEN and connection.has_deflate and connection.kind != PUBLISHER:
                 self._begin_to_inflate(connection)
         if connection.state >= OPEN:
-            self.tally.counts.wire_bytes += got
+            if connection.kind != PUBLISHER:    # its own copies are no deliveries
+                self.tally.counts.wire_bytes += got
             taken += self._take_frames(connection, self.read_buf + taken, len - taken, read_ns)
         if connection.state == FREE:
             return False

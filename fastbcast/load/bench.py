@@ -1,4 +1,4 @@
-"""`fastbcast bench`: the matrix of clients, messages in flight, sizes and slow clients, beside the C floor.
+"""`fastbcast bench`: the matrix of clients, messages in flight, sizes, slow clients, compression, beside the C floor.
 
 Procedure. The server has the first processor to itself, the clients the last. In each round every cell's servers are
 started, measured and stopped one after the other, so that a slow minute of the machine hits all of them. A figure is
@@ -6,7 +6,8 @@ the median of the rounds; the ratio to the floor is taken within each round.
 
 A cell is left out, with a note, if more than MAX_FLYING_BYTES would be under way to all clients together (the floor
 keeps them in memory for each client), or if the processes may not open so many files. The floor has no policy for slow
-clients: it would keep everything for them, so those rows stand alone.
+clients, and no permessage-deflate: it would keep everything for them, so those rows stand alone. Compressed rows have
+trade ticks as payload (payload.py), and the clients inflate and check them; all others have letters.
 
 A row is marked if its figures are not the server's: `c` the clients were the limit, `s` the server was not (it used
 less than 95 % of its processor), `w` the clients waited for theirs.
@@ -34,6 +35,7 @@ from .target import Server, ServerUnavailable, floor_command
 __all__ = ["FULL", "QUICK", "Cell", "Matrix", "Row", "measure_matrix"]
 
 KIB = 1024
+COMPRESSED_BYTES = 1 * KIB
 MAX_FLYING_BYTES = 1024**3
 START_SECONDS = 1.5
 """About what it takes to start and stop a server and to count at the end."""
@@ -51,6 +53,8 @@ class Cell:
     in_flight: int
     size_bytes: int
     slow_share: float = 0.0
+    compression: str = "off"
+    """The server's: `off`, `deflate` or `window`."""
 
     @property
     def flying_bytes(self) -> int:
@@ -58,32 +62,40 @@ class Cell:
 
     @property
     def has_floor(self) -> bool:
-        return not self.slow_share
+        return not self.slow_share and self.compression == "off"
 
     def plan(self, url: str, seconds: float, pids: Iterable[int], core: int) -> Plan:
         slow = (parse_slow(f"{self.slow_share:.0%}:stall"),) if self.slow_share else ()
         return Plan(
             url=url, clients=self.clients, in_flight=self.in_flight, size_bytes=self.size_bytes, slow=slow,
-            duration_seconds=seconds, warmup_messages=5, server_pids=tuple(pids), cores=(core,),
+            duration_seconds=seconds, warmup_messages=5, has_deflate=self.compression != "off",
+            server_pids=tuple(pids), cores=(core,),
         )
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """The loads that are measured, `seconds` each."""
+    """The loads that are measured, `seconds` each; compressed ones of one size only, and without slow clients."""
 
     clients: tuple[int, ...]
     in_flight: tuple[int, ...]
     sizes_bytes: tuple[int, ...]
     slow_shares: tuple[float, ...]
     seconds: float
+    compressions: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
-        return [Cell(*cell) for cell in product(self.clients, self.in_flight, self.sizes_bytes, self.slow_shares)]
+        plain = [Cell(*cell) for cell in product(self.clients, self.in_flight, self.sizes_bytes, self.slow_shares)]
+        return plain + [
+            Cell(clients, in_flight, COMPRESSED_BYTES, compression=compression)
+            for clients, in_flight, compression in product(self.clients, self.in_flight, self.compressions)
+        ]
 
 
-FULL = Matrix((100, 1000, 5000, 15000), (1, 64), (64, 1 * KIB, 64 * KIB), (0.0, 0.1), 2.0)
-QUICK = Matrix((100, 1000), (1, 64), (64, 1 * KIB), (0.0,), 0.5)
+FULL = Matrix(
+    (100, 1000, 5000, 15000), (1, 64), (64, 1 * KIB, 64 * KIB), (0.0, 0.1), 2.0, compressions=("deflate", "window")
+)
+QUICK = Matrix((100, 1000), (1, 64), (64, 1 * KIB), (0.0,), 0.5, compressions=("window",))
 
 
 @dataclass
@@ -170,6 +182,7 @@ def _measure(row: Row, seconds: float, title: str, folder: Path, cores: list[int
         command = floor_command("each" if row.cell.in_flight == 1 else "coalesce", folder)
     else:
         command = [sys.executable, "-m", "fastbcast", "serve", "--relay", "--port", "0"]
+        command += ["--compression", row.cell.compression]
     with Server(row.server, command, core=cores[0]) as server:
         plan = row.cell.plan(f"{server.url}bench", seconds, [server.pid], cores[-1])
         with Progress(plan, is_quiet=is_quiet, title=title) as progress:
@@ -180,7 +193,8 @@ def _measure(row: Row, seconds: float, title: str, folder: Path, cores: list[int
 
 def describe(cell: Cell) -> str:
     slow = f", {cell.slow_share:.0%} slow" if cell.slow_share else ""
-    return f"{cell.clients:,} clients, {cell.in_flight} in flight, {describe_bytes(cell.size_bytes)}{slow}"
+    form = f", {cell.compression}" if cell.compression != "off" else ""
+    return f"{cell.clients:,} clients, {cell.in_flight} in flight, {describe_bytes(cell.size_bytes)}{slow}{form}"
 
 
 def describe_bytes(size_bytes: int) -> str:

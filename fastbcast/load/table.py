@@ -67,8 +67,8 @@ def make_bench_table(rows: list[Row]) -> Table:
     """A line for each cell: fastbcast's figures, and the floor's processor time for comparison."""
     floors = {row.cell: row for row in rows if row.server != FASTBCAST}
     table = Table(box=box.MARKDOWN, pad_edge=True)
-    for title in ("clients", "in flight", "size", "slow", "deliveries/s", "MB/s", "last has it p50 ms", "p99 ms",
-                  "CPU us", "floor", "of the floor", "clients' CPU", "not valid"):
+    for title in ("clients", "in flight", "size", "slow", "compression", "bytes each", "deliveries/s", "MB/s",
+                  "last has it p50 ms", "p99 ms", "CPU us", "floor", "of the floor", "clients' CPU", "not valid"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         if row.server != FASTBCAST:
@@ -78,6 +78,7 @@ def make_bench_table(rows: list[Row]) -> Table:
         spread = f" ({min(of_floor):.2f}..{max(of_floor):.2f})" if len(of_floor) > 1 else ""
         table.add_row(
             f"{cell.clients:,}", f"{cell.in_flight}", describe_bytes(cell.size_bytes), f"{cell.slow_share:.0%}",
+            cell.compression, _short(row.median("wire_bytes_per_message"), 0),
             _short(row.median("deliveries_per_second"), 0), _short(row.median("payload_mb_per_second"), 0),
             _short(row.median("completion_ms", "p50"), 1), _short(row.median("completion_ms", "p99"), 1),
             _short(row.median("server", "cpu_us_per_delivery"), 3),

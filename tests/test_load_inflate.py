@@ -178,6 +178,57 @@ def test_what_cannot_be_inflated_is_corrupt_for_the_client_that_got_it(garbage):
         assert loopback.counts["corrupt"] == 1 + 3
 
 
+def deflate_without_an_end(payload):
+    """One block of fixed codes (RFC 1951 section 3.2.6) without its end: what is appended looks like one."""
+    bits = [0, 1, 0] + [0x30 + letter >> at & 1 for letter in payload for at in range(7, -1, -1)]
+    bits += [0] * (-len(bits) % 8)
+    return bytes(sum(bit << at for at, bit in enumerate(bits[start : start + 8])) for start in range(0, len(bits), 8))
+
+
+def test_a_message_that_does_not_end_where_a_block_ends_is_corrupt():
+    """It inflates to what was published, and leaves the inflater in the midst of a block."""
+    with make_loopback() as loopback:
+        publisher, end = loopback.connect(Kind.PUBLISHER), connect(loopback)
+        (payload,) = loopback.publish(publisher, 1)
+        data = deflate_without_an_end(payload)
+        assert zlib.decompressobj(wbits=-15).decompress(data + b"\x00\x00\xff\xff") == payload
+        end.sock.sendall(encode_frame(TEXT, data, rsv=4))
+        loopback.until(lambda: loopback.counts["compressed"] == 1)
+        assert (loopback.counts["received"], loopback.counts["corrupt"]) == (0, 1)
+
+
+def test_who_parts_remembers_nothing_from_before_the_end_of_a_stream():
+    with make_loopback() as loopback:
+        publisher = loopback.connect(Kind.PUBLISHER)
+        ends = [connect(loopback) for _ in range(2)]
+        payloads = loopback.publish(publisher, 3)
+        deflater, wrong = Deflater(), Deflater()
+        for end in ends:
+            end.sock.sendall(Deflater().frame(payloads[0], zlib.Z_FINISH))
+        ends[0].sock.sendall(deflater.frame(payloads[1]))
+        ends[1].sock.sendall(encode_frame(TEXT, payloads[1]))
+        until_received(loopback, 4)
+        wrong.frame(payloads[0])    # and goes on as if its stream had not ended
+        ends[1].sock.sendall(wrong.frame(payloads[2]))
+        loopback.until(lambda: loopback.counts["compressed"] == 4)
+        assert (loopback.counts["received"], loopback.counts["corrupt"]) == (4, 1)
+
+
+def test_who_comes_when_messages_have_come_to_others_does_not_join_them():
+    with Loopback(prefix=b"") as loopback:
+        first = connect(loopback)
+        first.sock.sendall(Deflater().frame(b"before"))
+        until_received(loopback, 1)
+        second, third = connect(loopback), connect(loopback)
+        assert loopback.fleet.inflaters == 2
+        deflater = Deflater()
+        for frame in [deflater.frame(bytes([number]) * 1000) for number in range(100)]:
+            second.sock.sendall(frame)
+            third.sock.sendall(frame)
+        until_received(loopback, 201)
+        assert loopback.fleet.inflaters == 2
+
+
 def test_alone_a_message_that_cannot_be_inflated_is_the_only_one():
     with make_loopback() as loopback:
         publisher = loopback.connect(Kind.PUBLISHER)

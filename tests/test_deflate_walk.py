@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from conftest import TIMEOUT_SCALE, seconds
 from deflate_client import DEFAULT_OFFER, DeflateClient
-from deflate_feed import make_odd_message, make_tick
+from deflate_feed import make_chained, make_odd_message, make_tick
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import serving
@@ -283,12 +283,11 @@ class Play:
         if peer is None or step.channel not in peer.active():
             return
         peer.is_reading = False
-        more = 3
+        more = 8
         while more:
             more -= peer.client.is_writing_paused
             number = len(self.published[step.channel]) + 1
-            boulder = random.Random(number).randbytes(9000)
-            self.publish_message(step.channel, self.tag(f"{step.channel}/{number}/", boulder))
+            self.publish_message(step.channel, self.tag(f"{step.channel}/{number}/", make_chained(0, number)))
             await end_turn()
             self.let_read()
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, closing
 
 import pytest
 from deflate_client import DEFAULT_OFFER, MOST_WINDOW_BITS, DeflateClient
-from deflate_feed import LAST, make_messages, make_ticks
+from deflate_feed import LAST, make_chained, make_messages, make_ticks
 from deflate_play import assert_same
 from raw_client import serving
 from support import SMALL_BUFFERS, end_turn, until
@@ -314,12 +314,13 @@ def test_the_lesser_of_what_the_server_and_the_channel_allow_is_done(run):
 # Clients that are behind.
 
 
-async def fall_behind(hub, client, channel="feed"):
-    """Publish what does not shrink until the kernel refuses more; returns it."""
-    published, rng = [], random.Random(11)
-    while not client.is_writing_paused:
-        published.append(rng.randbytes(10_000))
-        hub.publish(channel, published[-1])
+async def fall_behind(hub, client, seed, more=0):
+    """Publish messages that refer to one another until the kernel refuses them, and `more`; returns what it was."""
+    published = []
+    while more or not client.is_writing_paused:
+        more -= client.is_writing_paused
+        published.append(make_chained(seed, len(published)))
+        hub.publish("feed", published[-1])
         await end_turn()
     return published
 
@@ -343,10 +344,10 @@ def test_a_client_that_was_behind_is_on_the_window_again(run, policy):
             for seed in range(3):
                 await get_on_window(hub, raw)
                 await steady.ping()
-                published = await fall_behind(hub, client)
-                more = [random.Random(seed).randbytes(9000) for _ in range(5)] + make_messages(seed, 100, 5000)
-                await publish(hub, "feed", more)
-                published += more
+                # At the end it goes on in the middle of them.
+                published = await fall_behind(hub, client, seed, more=10)
+                hub.publish("feed", LAST)
+                published.append(LAST)
                 received = payloads(await raw.read_to(LAST))
                 if policy == "evict":
                     assert_same(received, published, "it went on")
@@ -370,7 +371,7 @@ def test_a_conflating_channel_gives_the_newest_of_each_key(run):
             for seed in range(3):
                 await get_on_window(hub, raw)
                 await steady.ping()
-                published, newest = await fall_behind(hub, client), {}
+                published, newest = await fall_behind(hub, client, seed), {}
                 for tick in make_ticks(seed, 200):
                     key = rng.choice(keys)
                     newest[key] = tick

@@ -68,12 +68,7 @@ cdef class Lanes:
 
     cdef uint8_t* _reserve(self, Log log, Payload* payload, Deflater deflater) except? NULL:
         """Return where the message may be written in a lane that has subscribers; the same if it is asked again."""
-        cdef Py_ssize_t wanted_bytes = frame_len(payload.len)
-        if log.lane.subscribers == 0:
-            return NULL
-        if deflater is not None:
-            wanted_bytes = max(wanted_bytes, deflater.bound(payload.len))
-        return log.reserve(wanted_bytes)
+        return NULL if log.lane.subscribers == 0 else log.reserve(wanted_bytes(payload, deflater))
 
     cdef int _put(self, Log log, Payload* payload, Deflater deflater) except -1:
         """Write the message there, compressed if there is a `deflater`; what it takes has been reserved."""
@@ -90,6 +85,7 @@ cdef class Lanes:
             write_frame(out, payload.opcode, payload.data, payload.len)
             size = plain_bytes
         log.commit(size)
+        log.give_back(wanted_bytes(payload, deflater))
         return 0
 
     cdef uint64_t skip(self) noexcept:
@@ -146,6 +142,12 @@ cdef class Lanes:
             assert log.lane.next_seq == self.plain.lane.next_seq
             assert log.lane.subscribers == subscribers[log.lane.form]
         assert self.window is not None or self.windowed.lane.subscribers == 0
+
+
+cdef Py_ssize_t wanted_bytes(Payload* payload, Deflater deflater) noexcept:
+    """Return what a message may take, compressed or, as it may turn out, not."""
+    cdef Py_ssize_t plain_bytes = frame_len(payload.len)
+    return plain_bytes if deflater is None else max(plain_bytes, deflater.bound(payload.len))
 
 
 cdef uint64_t pass_by(Log log) noexcept:

@@ -90,6 +90,7 @@ cdef class Log:
     cdef int trim(self, uint64_t offset) except -1
     cdef uint8_t* reserve(self, Py_ssize_t wanted_bytes) except NULL
     cdef uint64_t commit(self, Py_ssize_t frame_bytes) noexcept
+    cdef int give_back(self, Py_ssize_t reserved_bytes) noexcept
 
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
     cdef int _grow_index(self) except -1

@@ -43,6 +43,8 @@ cdef enum:
     # Large enough that a backlog is a handful of iovecs, small enough that trimming frees memory soon.
     MAX_SEGMENT_BYTES = 65536
     MIN_INDEX_FRAMES = 4
+    # What smaller frames leave free at the end of a segment is little of it.
+    LARGE_FRAME_BYTES = 16384
 
 
 cdef class Ledger:
@@ -209,6 +211,24 @@ cdef class Log:
         self.lane.marks[seq & (self.lane.index_capacity - 1)] = Mark(self.lane.tail, coarse_ns())
         self.lane.next_seq = seq + 1
         return seq
+
+    cdef int give_back(self, Py_ssize_t reserved_bytes) noexcept:
+        """The frame just committed took less than was reserved: if that was much, and it is alone in its segment, shrink
+        that to it, so that a backlog of large messages takes what their frames take. Nobody can have a view yet.
+        """
+        cdef Span* last = &self.lane.spans[self.lane.span_count - 1]
+        cdef Segment segment = <Segment>last.segment
+        cdef Py_ssize_t frame_bytes = last.end - last.start
+        cdef uint8_t* data
+        if reserved_bytes <= LARGE_FRAME_BYTES or start_of(&self.lane, self.lane.next_seq - 1) != last.start:
+            return 0
+        data = <uint8_t*>realloc(segment.data, frame_bytes)
+        if data != NULL:
+            self._account(frame_bytes - segment.capacity)
+            segment.data = last.data = data
+            segment.capacity = frame_bytes
+            self.next_segment_bytes = MIN_SEGMENT_BYTES     # what comes next is not likely to need more
+        return 0
 
     cdef int _add_segment(self, Py_ssize_t capacity) except -1:
         cdef Span* spans

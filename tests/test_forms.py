@@ -378,6 +378,32 @@ def test_who_has_been_over_the_soft_limit_of_a_window_jumps_to_the_newest_messag
     run(scenario())
 
 
+@pytest.mark.parametrize("offer", [DEFLATE, ALONE, SMALL])
+def test_a_backlog_of_large_messages_takes_what_their_compressed_frames_take(run, offer):
+    """What may be needed at most is reserved before a message is compressed, and must not be kept."""
+
+    async def scenario():
+        hub = make_hub(max_lag_bytes=10**8, soft_lag_bytes=10**8)
+        generator = random.Random(11)
+        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+            reader = Reader(await join(hub, server.port, offer, receive_buffer_bytes=4096))
+            client = client_of(hub, "x")
+            await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
+            large = [b"%d" % number + b"." * 60_000 * (1 + number % 2) for number in range(50)]
+            await publish(hub, "x", *large)
+            check(hub)
+            assert client.lag.messages > 49
+            assert client.lag.bytes < 50 * 1000
+            assert hub.stats()["log_bytes"] == hub.channel("x").log_bytes < client.lag.bytes + 2 * 65_536
+            while (await reader.read(1))[0][0] != large[0]:
+                pass
+            assert [payload for payload, _ in await reader.read(49)] == large[1:]
+            await end_turn()
+            check(hub)
+
+    run(scenario())
+
+
 def test_readers_of_the_compact_log_get_each_message_compressed_once_for_all(run):
     async def scenario():
         hub = make_hub(policy="conflate", max_messages_per_second=20, compress_min_bytes=10)

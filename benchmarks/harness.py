@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import uvloop
@@ -19,6 +20,7 @@ UPGRADE = (
     b"GET /x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
+UPGRADE_WITH_DEFLATE = UPGRADE.replace(b"Host: x\r\n", b"Host: x\r\nSec-WebSocket-Extensions: permessage-deflate\r\n")
 READ_BYTES = 1 << 20
 
 
@@ -39,9 +41,10 @@ def mask_frame(message: bytes | str) -> bytes:
 
 
 class Harness:
-    """A hub with `count` real clients of the channel "x"."""
+    """A hub with `count` real clients of the channel "x", which offer permessage-deflate if there is `compression`."""
 
-    def __init__(self, count: int, policy: str = "evict", **options: Any) -> None:
+    def __init__(self, count: int, policy: str = "evict", compression: str = "off", **options: Any) -> None:
+        self.compression = compression
         self.loop = uvloop.new_event_loop()
         self.hub = fastbcast.Hub(**options)
         self.hub.configure("*", policy=policy)
@@ -52,14 +55,14 @@ class Harness:
             self._turn()
 
     async def _serve(self) -> fastbcast.Server:
-        return await fastbcast.serve(self.hub)
+        return await fastbcast.serve(self.hub, compression=self.compression)
 
     def _turn(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(0))
 
     def _connect(self) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self.server.port))
-        sock.sendall(UPGRADE)
+        sock.sendall(UPGRADE if self.compression == "off" else UPGRADE_WITH_DEFLATE)
         sock.setblocking(False)
         head = b""
         while b"\r\n\r\n" not in head:
@@ -72,9 +75,13 @@ class Harness:
 
     def publish_and_flush(self, messages: int, message: bytes) -> None:
         """One turn: `messages` to every client."""
+        self.publish_all_and_flush([message] * messages)
+
+    def publish_all_and_flush(self, messages: Sequence[bytes]) -> None:
+        """One turn: all of them to every client."""
 
         async def publish() -> None:
-            for number in range(messages):
+            for number, message in enumerate(messages):
                 self.hub.publish("x", message, key=number % 8)
             await self.hub.flushed()
 

@@ -7,14 +7,18 @@ Only "end to end" is another process, and there the clients' sends and reads in 
 move by tens of per cent.
 """
 
+import functools
+import itertools
 import socket
 
+import feeds
 import pytest
 from harness import UPGRADE, Harness, mask_frame
 from servers import SUBJECT, fastbcast_command
 
 import fastbcast
 from fastbcast import _frames
+from fastbcast._deflate import Deflater
 from fastbcast._log import Log
 from fastbcast.load.target import Server
 
@@ -39,6 +43,24 @@ def test_encode_bytes(benchmark, size):
 @pytest.mark.benchmark(group="encode")
 def test_encode_str(benchmark, size):
     benchmark(repeat_100, _frames.encode, "x" * size)
+
+
+@pytest.mark.parametrize("feed", feeds.FEEDS)
+@pytest.mark.parametrize("form", ["alone", "window"])
+@pytest.mark.benchmark(group="compress")
+def test_compress_a_message(benchmark, feed, form):
+    """100 messages of a feed, as the hub compresses short ones alone, and as a window goes on; divide by 100."""
+    is_alone = form == "alone"
+    deflater = Deflater(6, 12 if is_alone else 15)
+    messages = feeds.take(feed, 3000)
+    rounds = itertools.cycle([messages[at : at + 100] for at in range(0, len(messages), 100)])
+    encode = functools.partial(deflater.encode, is_alone=is_alone)
+
+    def compress_100():
+        for message in next(rounds):
+            encode(message)
+
+    benchmark(compress_100)
 
 
 @pytest.mark.parametrize("size", [128, 1024])
@@ -81,8 +103,8 @@ def test_publish_with_a_key_to_a_channel_that_conflates(benchmark):
 def make_harness():
     made = []
 
-    def make(count, policy="evict"):
-        made.append(Harness(count, policy))
+    def make(count, policy="evict", compression="off"):
+        made.append(Harness(count, policy, compression))
         return made[-1]
 
     yield make
@@ -112,6 +134,21 @@ def test_clients_that_keep_up_cost_the_same_under_every_policy(benchmark, make_h
     benchmark.pedantic(
         harness.publish_and_flush, args=(64, b"x" * 128), setup=harness.drain, rounds=100, warmup_rounds=3
     )
+
+
+@pytest.mark.parametrize("clients", [1, 300])
+@pytest.mark.parametrize("compression", ["off", "deflate", "window"])
+@pytest.mark.benchmark(group="sweep by compression")
+def test_compression_is_paid_once_for_all_clients(benchmark, make_harness, compression, clients):
+    """One turn with 8 trade ticks. What a form takes above "off" does not grow with the clients."""
+    harness = make_harness(clients, compression=compression)
+    ticks = iter(feeds.FEEDS["ticks"](1))
+
+    def next_ticks():
+        harness.drain()
+        return (list(itertools.islice(ticks, 8)),), {}
+
+    benchmark.pedantic(harness.publish_all_and_flush, setup=next_ticks, rounds=200, warmup_rounds=10)
 
 
 def inbound(benchmark, harness, message):

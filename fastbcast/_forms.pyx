@@ -20,7 +20,7 @@ Invariants
    its Socket).
 3. `lane.subscribers` is the number of slots there, and `misplaced` that of those which should be elsewhere.
 4. Where the policy lets subscribers jump, or read from the compact log, the plain lane has what those of any form
-   lack, as far back as its limits let them be: there is always a way out of a window.
+   lack, as far back as its limits let them be, and the newest message: there is always a way out of a window.
 """
 
 from cpython.object cimport PyObject
@@ -219,8 +219,8 @@ cdef class Forms(Roster):
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept:
         """Return from where the plain lane is kept, so that all who lack messages from `oldest_seq` on can go on there.
 
-        Not farther back than the limits would let them: what is small in a window may be large here. But the newest
-        message is kept, however large: who jumps lands there at the latest.
+        Not farther back than the limits would let them: what is small in a window may be large here. The newest message
+        stays in any case, since a jump may go to nothing newer.
         """
         cdef Lane* lane = &self.log.lane
         cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
@@ -256,7 +256,10 @@ cdef class Forms(Roster):
         self.log.check_invariants()
         if self.lanes is not None:
             self.lanes.check_invariants(subscribers)
-            assert self.policy.kind != CONFLATE or self.log.lane.first_seq <= oldest_seq
+            if self.policy.kind == CONFLATE:
+                assert self.log.lane.first_seq <= oldest_seq
+            elif self.policy.kind != EVICT and oldest_seq != self.log.lane.next_seq:
+                assert self.log.lane.first_seq < self.log.lane.next_seq, "nothing to jump to"
 
 
 cdef Form alone_form(Socket* socket) noexcept nogil:

@@ -278,12 +278,14 @@ class Play:
             peer.is_reading = True
 
     async def fall_behind(self, step):
-        """Let its socket become full."""
+        """Let its socket become full, and then more than a narrow limit wait for it."""
         peer = self.choose(step)
-        if peer is None or step.channel not in peer.active() or step.who >= 16:
+        if peer is None or step.channel not in peer.active():
             return
         peer.is_reading = False
-        while not peer.client.is_writing_paused:
+        more = 3
+        while more:
+            more -= peer.client.is_writing_paused
             number = len(self.published[step.channel]) + 1
             boulder = random.Random(number).randbytes(9000)
             self.publish_message(step.channel, self.tag(f"{step.channel}/{number}/", boulder))
@@ -338,9 +340,10 @@ class Play:
         for peer in self.peers:
             peer.is_reading = True
         await self.drain()
-        for number in range(4 * RESET_MESSAGES):
+        most = 4 * RESET_MESSAGES
+        for number in range(most + 1):
             for channel in CHANNELS:
-                if channel != "paced" or number == 0:   # it takes its time
+                if channel != "paced" or number in (0, most):   # it takes its time
                     await self.publish(Step("publish", number, channel, 1, None))
                     await end_turn()
             await self.drain()

@@ -181,30 +181,39 @@ def test_the_largest_message_passes_both_ways(run, compression):
 # Whatever else a client on a window receives.
 
 
-def test_what_else_a_client_on_a_window_receives_is_not_compressed(run):
+BESIDE = {
+    "off": {"compression": "off"},
+    "alone": {"compression": "deflate"},
+    "large": {"window_bits": 15},                       # a window that the client cannot follow
+    "paced": {"max_messages_per_second": 10_000},       # from the compact log
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_else_a_client_on_a_window_receives_is_not_compressed(run, beside):
     async def scenario():
-        hub, direct = make_hub(), make_ticks(6, 20)
-        hub.configure("off*", compression="off")
+        hub, direct = make_hub(), make_ticks(6, 20 if beside != "paced" else 4)
+        hub.configure("beside", **BESIDE[beside])
         async with serving(hub, compression="window") as server:
-            raw = await DeflateClient.connect(server.port, "/feed")
+            offer = f"{DEFAULT_OFFER}; server_max_window_bits=14" if beside == "large" else DEFAULT_OFFER
+            raw = await DeflateClient.connect(server.port, "/feed", offer=offer)
             client = next(hub.clients())
-            client.subscribe("off/beside")
+            client.subscribe("beside")
             await get_on_window(hub, raw)
             for number, tick in enumerate(direct):
                 client.send(tick)
                 client.send(tick.encode())
-                hub.publish("off/beside", "off " + tick)
+                hub.publish("beside", "beside " + tick)
                 hub.publish("feed", tick)
                 hub.publish("feed", f"end {number}, {tick}")
                 messages = await raw.read_messages(5)
                 # No order is promised across channels.
                 others = [message for message in messages if message.form == "plain"]
-                assert payloads(others[:2]) == [tick, tick.encode()]
-                assert payloads(others[2:]) == ["off " + tick]
+                assert payloads(others) == [tick, tick.encode(), "beside " + tick]
                 assert payloads(message for message in messages if message.form != "plain") == [
                     tick, f"end {number}, {tick}"
                 ]
-            assert raw.reader.forms["windowed"] > len(direct)
+            assert raw.reader.forms["windowed"] >= 2 * len(direct)
 
     run(scenario())
 

@@ -164,6 +164,32 @@ def test_deflate_is_offered_and_inflated(start_process, tmp_path):
     assert result["deliveries"] == 100
 
 
+@pytest.mark.parametrize("compression", ["deflate", "window"])
+def test_every_message_of_fastbcasts_own_forms_is_inflated_and_right(serve_process, tmp_path, compression):
+    """In several processes, while clients come and go, some do not read, and a window begins anew for who came."""
+    server = serve_process("--relay", "--compression", compression)
+    path = tmp_path / "result.json"
+    run_load(server.url, "--clients", "60", "--processes", "2", "--deflate", "--churn", "20", "--slow", "2:stall",
+             "--in-flight", "16", "--duration", "2", "--json", str(path))
+    result = json.loads(path.read_text())
+    assert result["handshakes"]["churned"] > 20
+    assert result["messages_compressed"] == result["messages_received"] > 1000
+    assert result["wire_share_of_plain"] < (0.45 if compression == "window" else 0.98)
+
+
+def test_a_server_that_does_not_compress_is_noted(load_json):
+    result = load_json("--clients", "3", "--deflate", "--messages", "5")
+    assert result["wire_share_of_plain"] == 1.0
+    assert any(note.startswith("no message came compressed") for note in result["notes"])
+
+
+def test_letters_that_are_compressed_are_noted(serve_process, tmp_path):
+    path = tmp_path / "result.json"
+    server = serve_process("--relay", "--compression", "window")
+    run_load(server.url, "--clients", "3", "--deflate", "--payload", "letters", "--messages", "5", "--json", str(path))
+    assert any("--payload letters" in note for note in json.loads(path.read_text())["notes"])
+
+
 def test_interrupted_it_reports_what_there_is(serve_process, tmp_path):
     server = serve_process("--relay")
     path = tmp_path / "result.json"

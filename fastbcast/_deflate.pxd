@@ -22,7 +22,7 @@ cdef class Deflaters:
     cdef readonly Py_ssize_t window_bytes
     cdef readonly uint32_t windows
     # What compression has done since the hub was made.
-    cdef readonly uint64_t messages, payload_bytes, compressed_bytes, resets, busy_ns
+    cdef readonly uint64_t messages, payload_bytes, compressed_bytes, resets, refused_windows, busy_ns
 
     cdef Deflater get_alone(self, int level, Py_ssize_t payload_bytes, bint is_small)
     cdef Py_ssize_t write_frame(self, Deflater deflater, uint8_t* out, Payload* payload, bint is_alone) noexcept

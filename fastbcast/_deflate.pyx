@@ -180,6 +180,7 @@ cdef class Deflaters:
         """Return a new stream for a channel's window; None if all windows together would take too much."""
         cdef Deflater window = Deflater(level, window_bits)
         if self.window_bytes + window.memory_bytes > self.max_window_bytes:
+            self.refused_windows += 1
             return None
         window.prepare()
         self.window_bytes += window.memory_bytes
@@ -201,4 +202,5 @@ cdef class Deflaters:
             "window_resets": self.resets,
             "windows": self.windows,
             "window_bytes": self.window_bytes,
+            "windows_refused": self.refused_windows,
         }

@@ -19,7 +19,7 @@ cdef class Forms(Roster):
     cdef Subscription admit(self, Wire wire)
     cdef int dismiss(self, Subscription subscription) except -1
     cdef int reconsider(self, Subscription subscription) except -1
-    cdef bint may_share(self, Socket* socket) noexcept nogil
+    cdef bint _may_share(self, Socket* socket) noexcept nogil
     cdef int change(self, Slot* slot, Lane* lane, uint64_t cursor) noexcept nogil
     cdef int place_at_tail(self, Slot* slot) noexcept
     cdef int trim_lanes(self) except -1
@@ -27,6 +27,7 @@ cdef class Forms(Roster):
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept
     cdef int _look(self) except -1
     cdef Py_ssize_t lanes_bytes(self) noexcept
+    cdef bint _may_compress(self, Socket* socket) noexcept nogil
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil
     cdef int _count(self, Slot* slot, int added) noexcept nogil
     cdef Lane* _lane_of(self, Form form) noexcept

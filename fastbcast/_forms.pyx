@@ -94,11 +94,11 @@ cdef class Forms(Roster):
         """Add `wire`'s client at the tail."""
         cdef Subscription subscription
         cdef Slot* slot
-        if self.lanes is None and self.policy.best_form != PLAIN and wire.socket.window_bits:
+        if self.lanes is None and self._may_compress(&wire.socket):
             self.lanes = Lanes(self.log, self.policy, self.sweeper.deflaters)
         subscription = self.enroll(wire)
         slot = &self.slots[subscription.index]
-        wire.socket.sharable += self.may_share(&wire.socket)
+        wire.socket.sharable += self._may_share(&wire.socket)
         slot.place.wanted = self._wanted_form(&wire.socket)
         self._count(slot, 1)
         self.place_at_tail(slot)
@@ -109,7 +109,7 @@ cdef class Forms(Roster):
         """Remove an active subscription."""
         cdef Slot* slot = &self.slots[subscription.index]
         self._count(slot, -1)
-        slot.socket.sharable -= self.may_share(slot.socket)
+        slot.socket.sharable -= self._may_share(slot.socket)
         return self.strike(subscription)
 
     cdef int reconsider(self, Subscription subscription) except -1:
@@ -123,16 +123,20 @@ cdef class Forms(Roster):
         self.is_look_due = True
         return 0
 
-    cdef bint may_share(self, Socket* socket) noexcept nogil:
+    cdef bint _may_compress(self, Socket* socket) noexcept nogil:
+        """Whether a client can be in any lane but the plain one; with a limit of the rate all read the compact log."""
+        return self.policy.best_form != PLAIN and self.policy.release_ns == 0 and socket.window_bits != 0
+
+    cdef bint _may_share(self, Socket* socket) noexcept nogil:
         """Whether a client can follow the window of this channel."""
-        return self.policy.best_form == WINDOWED and self.policy.release_ns == 0 and socket.keeps_context \
+        return self.policy.best_form == WINDOWED and self._may_compress(socket) and socket.keeps_context \
             and socket.window_bits >= self.policy.window_bits
 
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil:
-        if self.policy.best_form == PLAIN or socket.window_bits == 0 or self.policy.release_ns:
+        if not self._may_compress(socket):
             return PLAIN
         if socket.sharable == 1:
-            return WINDOWED if self.may_share(socket) else PLAIN
+            return WINDOWED if self._may_share(socket) else PLAIN
         return alone_form(socket)
 
     cdef int place_at_tail(self, Slot* slot) noexcept:

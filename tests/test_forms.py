@@ -184,6 +184,7 @@ def test_a_window_is_given_up_with_its_last_reader_and_its_memory_is_there_for_a
             await publish(hub, "one", tick(1))
             await publish(hub, "two", tick(1), tick(2))
             assert (forms(hub), windows()) == ((0, 1, 1), 1)
+            assert hub.stats()["compression"]["windows_refused"] == 2   # asked for before each message of `two`
             assert 0 < hub.stats()["compression"]["window_bytes"] <= 80_000
             one.close()
             await until(lambda: windows() == 0)

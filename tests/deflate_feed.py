@@ -45,7 +45,7 @@ def make_odd_message(rng, number, most_bytes):
 
 
 def make_chained(seed, number, size=3000):
-    """Its first half is the second half of the message before: a window refers to that, and the rest does not shrink."""
+    """Its first half is the second half of the one before: a window refers to that, and the rest does not shrink."""
     return b"".join(random.Random(f"{seed} {half}").randbytes(size) for half in (number - 1, number))
 
 

@@ -54,12 +54,12 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
         self.read_buffer = hub.read_buffer
 
-    def _negotiate(self, deflate, bint may_window):
-        """The handshake has settled on a Deflate; `may_window`: it allows a window that is shared with others."""
+    def _negotiate(self, deflate, bint may_follow_window):
+        """The handshake has settled on a Deflate; and whether that lets it follow a window."""
         cdef Inflater inflater = self.hub.inflater
         self.deflate = deflate
         self.wire.socket.window_bits = deflate.server_max_window_bits or 15
-        self.wire.socket.keeps_context = may_window
+        self.wire.socket.may_follow_window = may_follow_window
         self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):

@@ -35,6 +35,7 @@ cdef class CompactLog:
 
     cdef int admit(self, object key, Py_ssize_t frame_bytes) except -1
     cdef int add(self, uint64_t seq, uint64_t end, object key, object frame) except -1
+    cdef bint has_room_for_deflated(self, Py_ssize_t frame_bytes) noexcept
     cdef int keep_deflated(self, uint32_t index, bytes frame) except -1
     cdef int drop_keyless(self, uint64_t before_seq, Py_ssize_t kept_bytes) noexcept
 

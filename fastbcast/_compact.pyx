@@ -147,6 +147,11 @@ cdef class CompactLog:
         self._tidy()
         return 0
 
+    cdef bint has_room_for_deflated(self, Py_ssize_t frame_bytes) noexcept:
+        """Whether a compressed form may be kept: together with the newest of keys, of which nobody can be relieved."""
+        cdef Ledger ledger = self.ledger
+        return frame_bytes <= ledger.max_keyed_bytes - ledger.keyed_bytes - ledger.deflated_bytes
+
     cdef int keep_deflated(self, uint32_t index, bytes frame) except -1:
         """Keep the compressed form of a live message, or None if it is not shorter, for as long as the message."""
         cdef object kept = None if frame is None else shareable(frame)
@@ -158,6 +163,7 @@ cdef class CompactLog:
     cdef int _account_deflated(self, object kept, int sign) noexcept:
         cdef Py_ssize_t size = 0 if kept is None else sign * <Py_ssize_t>bytes_of(<PyObject*>kept).iov_len
         self.deflated_bytes += size
+        self.ledger.deflated_bytes += size
         self.ledger.log_bytes += size
         return 0
 

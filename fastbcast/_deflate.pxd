@@ -29,3 +29,6 @@ cdef class Deflaters:
     cdef bytes make_frame(self, int level, Payload* payload)
     cdef Deflater open_window(self, int level, int window_bits)
     cdef int close_window(self, Deflater window) noexcept
+
+
+cdef bint can_compress(Py_ssize_t payload_bytes, Py_ssize_t min_bytes) noexcept nogil

@@ -38,7 +38,7 @@ cdef enum:
     FLUSH_BYTES = 16        # what Z_SYNC_FLUSH may add to deflateBound: an empty stored block, and bits before it
     TAIL_BYTES = 4          # of that block, and not sent (section 7.2.1)
     MAX_MEM_LEVEL = 8       # zlib's default: its largest is hardly better, and twice the memory
-    MAX_COMPRESSED_BYTES = 1 << 30  # zlib counts in 32 bits
+    MAX_COMPRESSED_BYTES = 1 << 30
     # Up to this size a stream with small tables compresses a message alone: they are cleared before each.
     SHORT_BYTES = 4096
     SHORT_WINDOW_BITS = 12
@@ -124,6 +124,11 @@ cdef class Deflater:
             release_payload(&payload)
 
 
+cdef bint can_compress(Py_ssize_t payload_bytes, Py_ssize_t min_bytes) noexcept nogil:
+    """Whether a message of this size is compressed: zlib has nothing to flush for an empty one, and counts in 32 bits."""
+    return max(<Py_ssize_t>1, min_bytes) <= payload_bytes <= MAX_COMPRESSED_BYTES
+
+
 cdef class Deflaters:
     """What the channels of a hub compress with, and what they may take for it."""
 
@@ -132,14 +137,12 @@ cdef class Deflaters:
         self.max_window_bytes = max_window_bytes
 
     cdef Deflater get_alone(self, int level, Py_ssize_t payload_bytes, bint is_small):
-        """Return the hub's stream for a message alone; None if it has a size that is not compressed.
+        """Return the hub's stream for a message alone that can be compressed.
 
         `is_small`: for those whose windows are small, however small they are.
         """
         cdef int window_bits = SMALL_WINDOW_BITS
         cdef Deflater deflater
-        if not 0 < payload_bytes <= MAX_COMPRESSED_BYTES:
-            return None
         if not is_small:
             window_bits = SHORT_WINDOW_BITS if payload_bytes <= SHORT_BYTES else LONG_WINDOW_BITS
         deflater = self.alone.get((level, window_bits))
@@ -170,8 +173,6 @@ cdef class Deflaters:
         cdef Deflater deflater = self.get_alone(level, payload.len, False)
         cdef Py_ssize_t size
         cdef bytes out
-        if deflater is None:
-            return None
         out = PyBytes_FromStringAndSize(NULL, deflater.bound(payload.len))
         size = self.write_frame(deflater, <uint8_t*>PyBytes_AS_STRING(out), payload, True)
         return out[:size] if size < frame_len(payload.len) else None

@@ -200,6 +200,7 @@ cdef class Fanout(Round):
         cdef uint64_t deadline_ns = UINT64_MAX
         cdef uint32_t position = self.position
         cdef uint32_t remaining = self.remaining
+        cdef bint has_leftover = self.has_leftover
         cdef uint64_t seq, first_seq
         if not subscription.is_active:
             return 0
@@ -233,11 +234,13 @@ cdef class Fanout(Round):
                     self.run_slice(UINT64_MAX, False)
                 self.position = position
                 self.remaining = remaining
+                self.has_leftover = has_leftover
                 if self.sweeper.aside_count:
                     self.settle(deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
             self.keeps_up(&subscription.place)
-        self.is_look_due = True
+        if subscription.is_active:
+            self.look_at(&self.slots[subscription.index])
         if seq <= first_seq:
             self.trim()
         self.check_flushes()

@@ -21,6 +21,7 @@ cdef class Forms(Roster):
     cdef int reconsider(self, Subscription subscription) except -1
     cdef bint _may_share(self, Socket* socket) noexcept nogil
     cdef int change(self, Slot* slot, Lane* lane, uint64_t cursor) noexcept nogil
+    cdef int look_at(self, Slot* slot) noexcept
     cdef int place_at_tail(self, Slot* slot) noexcept
     cdef int trim_lanes(self) except -1
     cdef PyObject* compacted_frame(self, Slot* slot, uint32_t index) except NULL

@@ -27,6 +27,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._compact cimport Entry, bytes_of
+from fastbcast._deflate cimport can_compress
 from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of
@@ -118,7 +119,11 @@ cdef class Forms(Roster):
         self._count(slot, -1)
         slot.place.wanted = self._wanted_form(slot.socket)
         self._count(slot, 1)
-        if slot.seq == self.log.lane.next_seq and not slot.place.is_compacted:
+        return self.look_at(slot)
+
+    cdef int look_at(self, Slot* slot) noexcept:
+        """Let a slot that is at the tail change at once, as far as it can; to the window it goes at the next message."""
+        if slot.lane.form != slot.place.wanted and slot.seq == self.log.lane.next_seq and not slot.place.is_compacted:
             self.place_at_tail(slot)
         self.is_look_due = True
         return 0
@@ -129,7 +134,7 @@ cdef class Forms(Roster):
 
     cdef bint _may_share(self, Socket* socket) noexcept nogil:
         """Whether a client can follow the window of this channel."""
-        return self.policy.best_form == WINDOWED and self._may_compress(socket) and socket.keeps_context \
+        return self.policy.best_form == WINDOWED and self._may_compress(socket) and socket.may_follow_window \
             and socket.window_bits >= self.policy.window_bits
 
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil:
@@ -180,11 +185,13 @@ cdef class Forms(Roster):
             return entry.frame
         if entry.deflated == NULL:
             frame = bytes_of(entry.frame)
+            if not self.compact.has_room_for_deflated(<Py_ssize_t>frame.iov_len):
+                return entry.frame
             borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
             self.compact.keep_deflated(
                 index,
                 self.sweeper.deflaters.make_frame(self.policy.compression_level, &payload)
-                if payload.len >= self.policy.compress_min_bytes else None
+                if can_compress(payload.len, self.policy.compress_min_bytes) else None
             )
         return entry.frame if entry.deflated == <PyObject*>None else entry.deflated
 

@@ -19,7 +19,7 @@ Invariants
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._deflate cimport Deflater, Deflaters
+from fastbcast._deflate cimport Deflater, Deflaters, can_compress
 from fastbcast._frames cimport Payload, frame_len, write_frame
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, WINDOWED, Log
 from fastbcast._policy cimport Policy
@@ -49,16 +49,23 @@ cdef class Lanes:
         cdef Deflater small = None
         cdef Deflater window = None
         is_plain_kept = is_plain_kept or self.plain.lane.subscribers != 0
-        if payload.len >= self.policy.compress_min_bytes:
-            alone = self.deflaters.get_alone(self.policy.compression_level, payload.len, False)
-            small = self.deflaters.get_alone(self.policy.compression_level, payload.len, True)
-            window = self.window if alone is not None else None
+        if can_compress(payload.len, self.policy.compress_min_bytes):
+            if self.deflated.lane.subscribers:
+                alone = self.deflaters.get_alone(self.policy.compression_level, payload.len, False)
+            if self.deflated_small.lane.subscribers:
+                small = self.deflaters.get_alone(self.policy.compression_level, payload.len, True)
+            window = self.window
         # What may raise.
-        if is_plain_kept:
-            self.plain.reserve(frame_len(payload.len))
-        self._reserve(self.deflated, payload, alone)
-        self._reserve(self.deflated_small, payload, small)
-        self._reserve(self.windowed, payload, window)
+        try:
+            if is_plain_kept:
+                self.plain.reserve(frame_len(payload.len))
+            self._reserve(self.deflated, payload, alone)
+            self._reserve(self.deflated_small, payload, small)
+            self._reserve(self.windowed, payload, window)
+        except MemoryError:
+            for log in self._logs():
+                (<Log>log).release_reserved()
+            raise
         # What may not.
         self._put(self.deflated, payload, alone)
         self._put(self.deflated_small, payload, small)

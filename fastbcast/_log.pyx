@@ -204,6 +204,10 @@ cdef class Log:
         self._add_segment(max(wanted_bytes, self.next_segment_bytes))
         return self.lane.spans[self.lane.span_count - 1].data
 
+    cdef int release_reserved(self) except -1:
+        """What was reserved is not written after all: an empty log gives it back."""
+        return self._empty() if self.lane.head == self.lane.tail else 0
+
     cdef uint64_t commit(self, Py_ssize_t frame_bytes) noexcept:
         cdef uint64_t seq = self.lane.next_seq
         self.lane.tail += frame_bytes

@@ -13,7 +13,7 @@ cdef struct Socket:
     int state
     # permessage-deflate: what the client's inflater can do, and what it is given; kept by _forms.pyx.
     int window_bits             # 0: it was not negotiated
-    bint keeps_context          # between messages, so that it can follow a window
+    bint may_follow_window      # it keeps its context between messages, and the server has windows
     uint32_t sharable           # its channels that have a window which it could follow
     uint32_t windowed           # those of its slots that are on such a window: at most one,
     uint32_t deflated           # and then none of those that get each message compressed alone

@@ -225,10 +225,10 @@ class Server:
         client.subprotocol = subprotocol
         client.forwarded_address = forwarded_address
         deflate = self._choose_deflate(request)
-        may_window = False
+        may_follow = False
         if deflate is not None:
-            may_window = self.options.compression == "window" and not deflate.server_no_context_takeover
-            client._negotiate(deflate, may_window)
+            may_follow = self.options.compression == "window" and not deflate.server_no_context_takeover
+            client._negotiate(deflate, may_follow)
         extension = None if deflate is None else str(deflate)
         response = encode_response(request.headers["sec-websocket-key"], subprotocol, extension)
         self._clients[client] = counted_as
@@ -237,7 +237,7 @@ class Server:
             self._check_empty()
             return False
         self.responses[101] += 1
-        self._compression["off" if deflate is None else "window" if may_window else "deflate"] += 1
+        self._compression["off" if deflate is None else "window" if may_follow else "deflate"] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
         return True

@@ -426,6 +426,23 @@ def test_readers_of_the_compact_log_get_each_message_compressed_once_for_all(run
     run(scenario())
 
 
+def test_compressed_forms_of_a_compact_log_are_kept_as_long_as_there_is_room_beside_the_keys(run):
+    async def scenario():
+        hub = Hub(max_log_bytes=2 * 25_000)     # half of it for keys
+        hub.configure("x", policy="conflate", max_messages_per_second=20, compress_min_bytes=10)
+        text = b"".join(b"%d" % (number * number) for number in range(1700))[:10_000]     # of which about a half is left
+        async with readers(hub, DEFLATE) as [client]:
+            for key in range(2):
+                hub.publish("x", text, key=key)
+            hub.publish("x", tick(1), key=2)
+            got = [await client.read(1) for _ in range(3)]
+            assert [payload for [(payload, _)] in got] == [text, text, tick(1)]
+            assert [is_compressed for [(_, is_compressed)] in got] == [False, False, True]
+            check(hub)
+
+    run(scenario())
+
+
 def test_a_reader_of_the_compact_log_on_another_window_gets_it_plain(run):
     async def scenario():
         hub = make_hub(reset_messages=1)

@@ -13,6 +13,7 @@ def test_stats_count_what_happened(run):
         empty = hub.stats()
         assert empty.pop("disconnects") == empty.pop("refused") == {}
         assert not any(empty.pop("lag").pop("subscriptions_by_bytes").values())
+        assert not any(empty.pop("compression").pop("subscriptions").values())
         assert set(empty.values()) == {0}
         async with connections(hub, "/a", "/a", "/b") as [(one, _), (two, _), (three, _)]:
             hub.publish("a", bytes(100))

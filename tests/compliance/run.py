@@ -1,6 +1,6 @@
 """Run the Autobahn test suite against fastbcast, and judge each case: `make compliance`.
 
-    make compliance                             # all cases, some twenty minutes, most of them for sections 12 and 13
+    make compliance                             # all cases, 20 to 40 minutes, most of them for sections 12 and 13
     make compliance ARGS=--short                # of those only what CI runs
     make compliance ARGS="--cases 5.* 12.1.3"   # some
 

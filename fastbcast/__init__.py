@@ -5,6 +5,7 @@ The path of a message, and the file that owns each step:
     hub.publish(channel, message)       hub.py, channel.py
       -> one RFC 6455 frame             _frames.pyx    encoded once
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
+        and, compressed, into others    _lanes.pyx     a log for each form; compressed once (_deflate.pyx) for all
       -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
       -> one sweep, without the GIL     _round.pyx     one send(2) per subscriber of all it lacks
       -> the socket, or its Transport   _wire.pyx      the one ordered writer of a client
@@ -12,6 +13,7 @@ The path of a message, and the file that owns each step:
     one channel, in layers              _fanout.pyx    publish, subscribe, catch up
                                         _round.pyx     the sweep
                                         _tally.pyx     written, conflated, skipped, evicted, left, pending
+                                        _forms.pyx     who is sent which form: plain, deflated, windowed
                                         _roster.pyx    who is subscribed, and how far behind
 
     who does not keep up                _policy.pyx    limits, and what becomes of it

@@ -26,6 +26,6 @@ cdef class Deflaters:
 
     cdef Deflater get_alone(self, int level, Py_ssize_t payload_bytes, bint is_small)
     cdef Py_ssize_t write_frame(self, Deflater deflater, uint8_t* out, Payload* payload, bint is_alone) noexcept
-    cdef bytes deflate(self, int level, Payload* payload)
+    cdef bytes make_frame(self, int level, Payload* payload)
     cdef Deflater open_window(self, int level, int window_bits)
     cdef int close_window(self, Deflater window) noexcept

@@ -165,7 +165,7 @@ cdef class Deflaters:
         self.compressed_bytes += <uint64_t>size
         return size
 
-    cdef bytes deflate(self, int level, Payload* payload):
+    cdef bytes make_frame(self, int level, Payload* payload):
         """Return a frame with the payload compressed alone; None if that is not shorter."""
         cdef Deflater deflater = self.get_alone(level, payload.len, False)
         cdef Py_ssize_t size

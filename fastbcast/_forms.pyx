@@ -20,7 +20,7 @@ Invariants
    its Socket).
 3. `lane.subscribers` is the number of slots there, and `misplaced` that of those which should be elsewhere.
 4. Where the policy lets subscribers jump, or read from the compact log, the plain lane has what those of any form
-   lack, as far back as its limits let them be: there is always a way out of a window.
+   lack, as far back as its limits let them be, and the newest message: there is always a way out of a window.
 """
 
 from cpython.object cimport PyObject
@@ -29,7 +29,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastbcast._compact cimport Entry, bytes_of
 from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
-from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, end_of, iovec, seq_at, start_of
+from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of
 from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Slot
 from fastbcast._roster cimport Roster, Subscription
 from fastbcast._wire cimport WRITABLE, Socket, Wire
@@ -179,7 +179,7 @@ cdef class Forms(Roster):
             borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
             self.compact.keep_deflated(
                 index,
-                self.sweeper.deflaters.deflate(self.policy.compression_level, &payload)
+                self.sweeper.deflaters.make_frame(self.policy.compression_level, &payload)
                 if payload.len >= self.policy.compress_min_bytes else None
             )
         return entry.frame if entry.deflated == <PyObject*>None else entry.deflated
@@ -215,13 +215,14 @@ cdef class Forms(Roster):
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept:
         """Return from where the plain lane is kept, so that all who lack messages from `oldest_seq` on can go on there.
 
-        Not farther back than the limits would let them: what is small in a window may be large here.
+        Not farther back than the limits would let them: what is small in a window may be large here. The newest message
+        stays in any case, since a jump may go to nothing newer.
         """
         cdef Lane* lane = &self.log.lane
         cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
         cdef uint64_t limit = self.policy.max_lag_bytes + self.policy.max_burst_bytes
         if self.policy.kind != CONFLATE and lane.tail - start > limit:
-            start = end_of(lane, seq_at(lane, lane.tail - limit))
+            start = start_of(lane, min(seq_at(lane, lane.tail - limit) + 1, lane.next_seq - 1))
         return start
 
     cdef Py_ssize_t lanes_bytes(self) noexcept:
@@ -251,7 +252,10 @@ cdef class Forms(Roster):
         self.log.check_invariants()
         if self.lanes is not None:
             self.lanes.check_invariants(subscribers)
-            assert self.policy.kind != CONFLATE or self.log.lane.first_seq <= oldest_seq
+            if self.policy.kind == CONFLATE:
+                assert self.log.lane.first_seq <= oldest_seq
+            elif self.policy.kind != EVICT and oldest_seq != self.log.lane.next_seq:
+                assert self.log.lane.first_seq < self.log.lane.next_seq, "nothing to jump to"
 
 
 cdef Form alone_form(Socket* socket) noexcept nogil:

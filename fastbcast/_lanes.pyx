@@ -24,6 +24,7 @@ from fastbcast._frames cimport Payload, frame_len, write_frame
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, WINDOWED, Log
 from fastbcast._policy cimport Policy
 
+
 @cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the deflaters
 cdef class Lanes:
     """The logs of a channel, one for each form, and what fills them."""

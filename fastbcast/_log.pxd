@@ -44,7 +44,7 @@ cdef struct Lane:
     int span_capacity
     # Index: frame `seq` is at marks[seq & (index_capacity - 1)].
     Mark* marks
-    uint64_t index_capacity # a power of two, or 0
+    uint64_t index_capacity     # a power of two, or 0
     # Its readers, kept by _forms.pyx.
     Form form
     uint32_t subscribers    # slots whose cursors point into it
@@ -66,7 +66,7 @@ cdef enum:
 
 
 cdef class Segment:
-    # Set once; immutable bytes as soon as they are written.
+    # Immutable bytes as soon as they are written. They move only if the log shrinks it, while there are no views.
     cdef uint8_t* data
     cdef readonly Py_ssize_t capacity
     cdef object __weakref__
@@ -91,6 +91,7 @@ cdef class Log:
     cdef uint8_t* reserve(self, Py_ssize_t wanted_bytes) except NULL
     cdef uint64_t commit(self, Py_ssize_t frame_bytes) noexcept
 
+    cdef int _shrink(self, Span* span) noexcept
     cdef int _add_segment(self, Py_ssize_t capacity) except -1
     cdef int _grow_index(self) except -1
     cdef int _account(self, Py_ssize_t grown_bytes) noexcept

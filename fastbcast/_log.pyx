@@ -12,7 +12,8 @@ Invariants (`check_invariants` asserts them)
 1. head <= every cursor <= tail, and all three are frame boundaries of the log.
 2. Spans are contiguous: spans[i].end == spans[i + 1].start, the last end is the tail.
 3. A frame never straddles segments; a frame larger than a segment has one of its own.
-4. Bytes never change or move once they are written: a view of them stays true for as long as it lives.
+4. Bytes never change once they are written, and move only while nobody has a view of them: a view stays true for as
+   long as it lives. A segment that is full is used by half at least, or somebody has a view of it.
 5. An empty log holds no memory but its object.
 6. `append` either adds a whole frame or raises (MemoryError) and leaves the log as it was.
 7. The ledger has the sum of what all logs hold; a segment that is dropped while a Transport holds a view of
@@ -199,6 +200,7 @@ cdef class Log:
             last = &self.lane.spans[self.lane.span_count - 1]
             if <Py_ssize_t>(last.end - last.start) + wanted_bytes <= (<Segment>last.segment).capacity:
                 return last.data + (last.end - last.start)
+            self._shrink(last)
         self._add_segment(max(wanted_bytes, self.next_segment_bytes))
         return self.lane.spans[self.lane.span_count - 1].data
 
@@ -209,6 +211,20 @@ cdef class Log:
         self.lane.marks[seq & (self.lane.index_capacity - 1)] = Mark(self.lane.tail, coarse_ns())
         self.lane.next_seq = seq + 1
         return seq
+
+    cdef int _shrink(self, Span* span) noexcept:
+        # A compressed frame takes much less than was reserved for it, and the next one needs as much room again: many
+        # of them would take a multiple of what their readers are behind.
+        cdef Segment segment = <Segment>span.segment
+        cdef Py_ssize_t used_bytes = <Py_ssize_t>(span.end - span.start)
+        cdef uint8_t* data
+        if segment.exports == 0 and 0 < used_bytes < segment.capacity // 2:
+            data = <uint8_t*>realloc(segment.data, used_bytes)
+            if data != NULL:
+                self._account(used_bytes - segment.capacity)
+                segment.data = span.data = data
+                segment.capacity = used_bytes
+        return 0
 
     cdef int _add_segment(self, Py_ssize_t capacity) except -1:
         cdef Span* spans

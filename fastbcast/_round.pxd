@@ -32,7 +32,7 @@ cdef class Round(Tally):
     cdef int _hand_over(self, Subscription subscription) except -1
     cdef int _send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1
     cdef int _give(
-        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t published_ns
+        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t first_ns
     ) except -1
     cdef int evict(self, Subscription subscription, str cause) except -1
     cdef int fail(self, Subscription subscription, int error) except -1

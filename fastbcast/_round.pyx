@@ -370,7 +370,7 @@ cdef class Round(Tally):
         return 0
 
     cdef int _give(
-        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t published_ns
+        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t first_ns
     ) except -1:
         """Hand the rest of message `seq`, and those up to `end_seq`, to the client's Transport.
 
@@ -382,7 +382,7 @@ cdef class Round(Tally):
             if subscription.wire.hand_over(rest):
                 subscription.place.rest_seq = seq
                 subscription.place.rest_end_seq = end_seq
-                subscription.place.rest_ns = published_ns
+                subscription.place.rest_ns = first_ns
         except Exception as error:
             self.sweeper.report("transport_failed", self.name, error)
             self.fail(subscription, 0)

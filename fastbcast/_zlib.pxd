@@ -11,12 +11,10 @@ cdef extern from "zlib.h" nogil:
         unsigned int avail_in
         unsigned char* next_out
         unsigned int avail_out
-        unsigned long total_out
-        const char* msg
         int data_type       # of an inflater: 128 right behind a block, 64 in the last one, and how many bits are left
 
-    const int Z_OK, Z_STREAM_END, Z_BUF_ERROR, Z_DATA_ERROR, Z_MEM_ERROR
-    const int Z_NO_FLUSH, Z_SYNC_FLUSH
+    const int Z_OK, Z_STREAM_END, Z_BUF_ERROR, Z_MEM_ERROR
+    const int Z_SYNC_FLUSH
     const int Z_DEFLATED, Z_DEFAULT_STRATEGY
 
     int deflateInit2(z_stream* stream, int level, int method, int window_bits, int mem_level, int strategy)

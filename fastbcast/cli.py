@@ -32,7 +32,6 @@ from .process import Process
 from .server import Server, serve
 from .tls import make_context
 from .tokens import Tokens
-from .tool import listen_to, publish_to
 
 _Command = Callable[..., Any]
 
@@ -206,6 +205,8 @@ def demo(**options: Any) -> None:
 @click.argument("message", required=False)
 def publish_command(url: str, message: str | None, token: str | None) -> None:
     """Send MESSAGE to the relay at URL, or each line of standard input as a message."""
+    from .tool import publish_to  # picows, which a server does without
+
     lines = sys.stdin if message is None else [message]
     _run_client(publish_to(url, lines, token))
 
@@ -215,6 +216,8 @@ def publish_command(url: str, message: str | None, token: str | None) -> None:
 @click.argument("url")
 def listen_command(url: str, token: str | None) -> None:
     """Print what arrives from URL, a line for each message."""
+    from .tool import listen_to
+
     _run_client(listen_to(url, token))
 
 

@@ -12,6 +12,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from functools import partial
 
 import hypothesis
 import pytest
@@ -62,17 +63,22 @@ def log_lines_are_not_limited_by_the_test_before():
     fastbcast.log.rate_limit.clear()
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
+LOOPS = {"uvloop": uvloop.run, "asyncio": asyncio.run}
+
+
+def run_on(loop, coroutine):
+    """Run a coroutine to its end on the event loop of this name, for at most 30 s."""
+
+    async def bounded():
+        return await asyncio.wait_for(coroutine, seconds(30))
+
+    return LOOPS[loop](bounded())
+
+
+@pytest.fixture(params=LOOPS)
 def run(request):
-    """Run a coroutine to its end on an event loop, for at most 30 s."""
-
-    def run_coroutine(coroutine):
-        async def bounded():
-            return await asyncio.wait_for(coroutine, seconds(30))
-
-        return {"uvloop": uvloop.run, "asyncio": asyncio.run}[request.param](bounded())
-
-    return run_coroutine
+    """Run a coroutine to its end, for at most 30 s; the test is made for each event loop."""
+    return partial(run_on, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,15 @@ def make_odd_message(rng, number, most_bytes):
         lambda: "x" * size,
         lambda: tick.encode(),
         lambda: b"\x00\x00\xff\xff" * (size // 4),         # what ends a compressed message
-        lambda: (tick * (size // len(tick) + 1))[:size],    # further back than a small window reaches
+        lambda: (tick * (size // len(tick) + 1))[:size],
+        # Begins and ends alike: further apart than a small window reaches.
+        lambda: "".join([tick, *(make_tick(rng, number + i) for i in range(size // len(tick))), tick]),
     ])()
+
+
+def make_chained(seed, number, size=3000):
+    """Its first half is the second half of the message before: a window refers to that, and the rest does not shrink."""
+    return b"".join(random.Random(f"{seed} {half}").randbytes(size) for half in (number - 1, number))
 
 
 def make_messages(seed, count, most_bytes=70_000):

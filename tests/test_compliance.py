@@ -10,11 +10,14 @@ from compliance.expected import SERVER, expectation_of, find_faults, read_explan
 
 ECHOED = {
     "id": "1.1.1", "behavior": "OK", "behaviorClose": "OK", "result": "", "resultClose": "",
-    "closedByMe": True, "failedByMe": False, "droppedByMe": False,
+    "closedByMe": True, "failedByMe": False, "droppedByMe": False, "trafficStats": None,
     "wasClean": True, "wasNotCleanReason": None, "localCloseCode": 1000, "remoteCloseCode": 1000,
     "wirelog": [["TF", [2, "ab"], 1], ["RF", [2, "ab"], 1], ["TF", [2, ""], 8], ["RF", [2, ""], 8]],
 }
 REFUSED = ECHOED | {"id": "5.9", "closedByMe": False, "remoteCloseCode": 1002}
+COMPRESSED = ECHOED | {
+    "id": "12.1.5", "trafficStats": {"outgoingCompressionRatio": 0.1, "incomingCompressionRatio": 0.05},
+}
 EXPLAINED = {("7.1.6", "INFORMATIONAL"): "the RFC leaves it open"}
 
 
@@ -26,6 +29,8 @@ EXPLAINED = {("7.1.6", "INFORMATIONAL"): "the RFC leaves it open"}
     ECHOED | {"id": "7.9.1", "localCloseCode": 0, "remoteCloseCode": 1002},
     ECHOED | {"id": "7.1.6", "behavior": "INFORMATIONAL", "behaviorClose": "INFORMATIONAL"},
     ECHOED | {"wirelog": []},
+    COMPRESSED,
+    COMPRESSED | {"trafficStats": {"outgoingCompressionRatio": 0.98, "incomingCompressionRatio": 1.0}},
 ])
 def test_a_right_case_has_no_faults(report):
     assert find_faults(report, EXPLAINED) == []
@@ -47,6 +52,10 @@ def test_a_right_case_has_no_faults(report):
     (ECHOED | {"droppedByMe": True}, "the suite, not the server, closed"),
     (ECHOED | {"wirelog": [*ECHOED["wirelog"], ["RF", [0, ""], 10]]}, "behind its CLOSE"),
     (ECHOED | {"id": "14.1"}, "no expectation"),
+    (
+        COMPRESSED | {"trafficStats": {"outgoingCompressionRatio": 0.1, "incomingCompressionRatio": 1.0}},
+        "was not compressed",
+    ),
 ])
 def test_every_fault_is_found(report, fault):
     faults = find_faults(report, EXPLAINED)

@@ -326,6 +326,58 @@ def test_what_is_small_in_a_window_does_not_hold_more_than_the_limit_in_the_plai
     run(scenario())
 
 
+@pytest.mark.parametrize("size", [60_000, 500_000])
+def test_what_is_large_and_small_in_a_window_takes_the_memory_of_what_is_small(run, size):
+    """Room is reserved for what would not shrink; the limits count what is there."""
+
+    async def scenario():
+        hub = make_hub()
+        generator = random.Random(12)
+        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
+            client = client_of(hub, "x")
+            sent = []
+
+            def keep(message):
+                sent.append(message)
+                return message
+
+            await fill(client, lambda: hub.publish("x", keep(generator.randbytes(10_000))))
+            before = hub.stats()["log_bytes"]
+            await publish(hub, "x", *(keep(b"%d" % number + b"." * size) for number in range(50)))
+            assert hub.channel("x").subscribers_by_form == (0, 0, 1)
+            assert hub.stats()["log_bytes"] - before < 2 * 65_536 + 2 * size
+            check(hub)
+            assert [payload for payload, _ in await Reader(raw).read(len(sent))] == sent
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("policy", ["skip", "latest"])
+def test_who_has_been_over_the_soft_limit_of_a_window_jumps_to_the_newest_message_though_it_is_above_all_limits(
+    run, policy
+):
+    """In the window all three are within the limit; in plain bytes not one is."""
+
+    async def scenario():
+        hub = make_hub(policy=policy, max_lag_bytes=50_000, max_burst_bytes=0, soft_lag_bytes=100, soft_lag_seconds=0.3)
+        generator = random.Random(10)
+        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+            reader = Reader(await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096))
+            client = client_of(hub, "x")
+            await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
+            large = [b"%d" % number + b"." * 60_000 for number in range(3)]
+            await publish(hub, "x", *large)
+            check(hub)
+            await until(lambda: client.missed.skipped == 2)     # nothing more is published
+            assert hub.channel("x").subscribers_by_form == (1, 0, 0)
+            check(hub)
+            while (await reader.read(1))[0] != (large[2], False):
+                pass
+
+    run(scenario())
+
+
 def test_readers_of_the_compact_log_get_each_message_compressed_once_for_all(run):
     async def scenario():
         hub = make_hub(policy="conflate", max_messages_per_second=20, compress_min_bytes=10)

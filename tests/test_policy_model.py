@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import TIMEOUT_SCALE, seconds
+from conftest import LOOPS, TIMEOUT_SCALE, run_on, seconds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, serving
@@ -504,16 +504,22 @@ async def play(schedule):
             await play.run(schedule)
 
 
-RANDOMLY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+RANDOMLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def play_on_each_loop(schedule):
+    """Here, not by a parameter of the tests: to draw a schedule takes as long as to play it."""
+    for loop in LOOPS:
+        run_on(loop, play(schedule))
 
 
 @settings(RANDOMLY, max_examples=round(250 / TIMEOUT_SCALE))
 @given(schedule=schedules(["evict", "skip", "latest", "conflate"]))
-def test_any_schedule_leaves_each_client_with_what_the_policies_promise(run, schedule):
-    run(play(schedule))
+def test_any_schedule_leaves_each_client_with_what_the_policies_promise(schedule):
+    play_on_each_loop(schedule)
 
 
 @settings(RANDOMLY, max_examples=round(25 / TIMEOUT_SCALE))
 @given(schedule=schedules(["paced", "skip"]))
-def test_any_schedule_keeps_the_promises_under_a_limit_of_the_rate(run, schedule):
-    run(play(schedule))
+def test_any_schedule_keeps_the_promises_under_a_limit_of_the_rate(schedule):
+    play_on_each_loop(schedule)

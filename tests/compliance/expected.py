@@ -2,7 +2,8 @@
 
 The suite's own verdict is not enough: of a server that keeps a broken connection open it says OK as soon as its own
 client hangs up. So who sent the first CLOSE is compared with this table, and that the server's CLOSE has the right
-code, that the closing handshake was whole, and that it was the server who then closed the TCP connection.
+code, that the closing handshake was whole, and that it was the server who then closed the TCP connection. And a server
+that sends back what was compressed as it was before would be right, too.
 """
 
 import re
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 CLOSE = 0x8
 SUITE, SERVER = "suite", "server"
+# Of what the suite's client makes smaller than this, by its own compression, the server's must be smaller, too.
+WORTH_COMPRESSING = 0.9
 SAME = None                 # the code of the suite's CLOSE comes back (RFC 6455 section 5.5.1), or none if it had none
 
 
@@ -88,6 +91,9 @@ def find_faults(report, explanations):
     elif report["droppedByMe"]:
         faults.append("the suite, not the server, closed the TCP connection (7.1.1)")
     received_opcodes = [entry[2] for entry in report["wirelog"] if entry[0] == "RF"]  # section 9 keeps no log
+    traffic = report["trafficStats"]        # of sections 12 and 13
+    if traffic and traffic["outgoingCompressionRatio"] < WORTH_COMPRESSING <= traffic["incomingCompressionRatio"]:
+        faults.append("what the server sent back was not compressed")
     if CLOSE in received_opcodes[:-1]:
         faults.append("the server sent something behind its CLOSE")
     return faults

@@ -201,17 +201,16 @@ def test_who_parts_remembers_nothing_from_before_the_end_of_a_stream():
     with make_loopback() as loopback:
         publisher = loopback.connect(Kind.PUBLISHER)
         ends = [connect(loopback) for _ in range(2)]
-        payloads = loopback.publish(publisher, 3)
+        payloads = loopback.publish(publisher, 4)
         deflater, wrong = Deflater(), Deflater()
-        for end in ends:
-            end.sock.sendall(Deflater().frame(payloads[0], zlib.Z_FINISH))
-        ends[0].sock.sendall(deflater.frame(payloads[1]))
-        ends[1].sock.sendall(encode_frame(TEXT, payloads[1]))
-        until_received(loopback, 4)
-        wrong.frame(payloads[0])    # and goes on as if its stream had not ended
-        ends[1].sock.sendall(wrong.frame(payloads[2]))
-        loopback.until(lambda: loopback.counts["compressed"] == 4)
-        assert (loopback.counts["received"], loopback.counts["corrupt"]) == (4, 1)
+        wrong.frame(payloads[0])
+        common = deflater.frame(payloads[0]) + deflater.frame(payloads[1], zlib.Z_FINISH)
+        ends[0].sock.sendall(common + deflater.frame(payloads[2]))
+        ends[1].sock.sendall(common + encode_frame(TEXT, payloads[2]))
+        until_received(loopback, 6)
+        ends[1].sock.sendall(wrong.frame(payloads[3]))      # as if there had been the first message alone
+        loopback.until(lambda: loopback.counts["compressed"] == 6)
+        assert (loopback.counts["received"], loopback.counts["corrupt"]) == (6, 1)
 
 
 def test_who_comes_when_messages_have_come_to_others_does_not_join_them():

@@ -430,7 +430,7 @@ def test_compressed_forms_of_a_compact_log_are_kept_as_long_as_there_is_room_bes
     async def scenario():
         hub = Hub(max_log_bytes=2 * 25_000)     # half of it for keys
         hub.configure("x", policy="conflate", max_messages_per_second=20, compress_min_bytes=10)
-        text = b"".join(b"%d" % (number * number) for number in range(1700))[:10_000]     # of which about a half is left
+        text = b"".join(b"%d" % (number * number) for number in range(1700))[:10_000]  # about half of it is left
         async with readers(hub, DEFLATE) as [client]:
             for key in range(2):
                 hub.publish("x", text, key=key)

@@ -54,7 +54,7 @@ cdef struct Lane:
 cdef class Ledger:
     # What all logs of a hub hold, in bytes.
     cdef readonly Py_ssize_t log_bytes      # segments and indexes, used or not, and compact logs
-    cdef readonly Py_ssize_t deflated_bytes # of that: what compact logs keep compressed beside
+    cdef readonly Py_ssize_t deflated_bytes     # of that: what compact logs keep compressed beside
     cdef readonly Py_ssize_t keyed_bytes    # of that: messages with a key in compact logs
     cdef readonly Py_ssize_t pinned_bytes   # segments that only a Transport's view keeps alive
     cdef Py_ssize_t max_keyed_bytes         # set once; what nobody can be relieved of must leave room

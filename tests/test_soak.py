@@ -20,7 +20,7 @@ def test_a_server_holds_nothing_of_the_connections_that_ended(loop, capsys):
     arguments = ["--connections", "3000", "--seconds", str(seconds(60)), "--loop", loop]
     if "FASTBCAST_SANITIZERS" in os.environ:    # their allocator keeps what is freed
         arguments += ["--tolerated-mib", "1000"]
-    elif loop == "asyncio":     # whose memory is in more pieces; objects, descriptors and tasks are counted all the same
+    elif loop == "asyncio":     # whose memory is in more pieces; objects and descriptors are counted all the same
         arguments += ["--tolerated-mib", "4"]
     assert soak.main(arguments) == 0
     output = capsys.readouterr().out

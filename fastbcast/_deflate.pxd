@@ -6,11 +6,8 @@ from fastbcast._zlib cimport z_stream
 
 cdef class Deflater:
     cdef z_stream stream
-    cdef bint is_ready              # the stream is there: it is made when first needed
-    cdef int level, window_bits, mem_level
     cdef readonly Py_ssize_t memory_bytes
 
-    cdef int prepare(self) except -1
     cdef int reset(self) noexcept
     cdef Py_ssize_t bound(self, Py_ssize_t payload_bytes) noexcept
     cdef Py_ssize_t write_frame(self, uint8_t* out, Payload* payload) noexcept

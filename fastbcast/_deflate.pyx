@@ -47,35 +47,23 @@ cdef enum:
 
 
 cdef class Deflater:
-    """One stream of zlib's, made when it is first needed."""
+    """One stream of zlib's."""
 
     def __cinit__(self, int level, int window_bits):
         if not (1 <= level <= 9 and 9 <= window_bits <= 15):
             raise ValueError(f"zlib has no level {level} with a window of {window_bits} bits")
-        self.level = level
-        self.window_bits = window_bits
-        # As much for its tables as for its window: a reset clears them, for messages alone before each.
-        self.mem_level = min(window_bits - 7, MAX_MEM_LEVEL)
-        # zconf.h: "the memory requirements for deflate are (in bytes)", and some for its state.
-        self.memory_bytes = (1 << (window_bits + 2)) + (1 << (self.mem_level + 9)) + 6144
+        memset(&self.stream, 0, sizeof(z_stream))
+        if deflateInit2(
+            &self.stream, level, Z_DEFLATED, -window_bits, mem_level(window_bits), Z_DEFAULT_STRATEGY
+        ) != Z_OK:
+            raise MemoryError("no memory for a compressor")
+        self.memory_bytes = memory_bytes(window_bits)
 
     def __dealloc__(self):
-        if self.is_ready:
-            deflateEnd(&self.stream)
-
-    cdef int prepare(self) except -1:
-        """Make the stream if there is none; MemoryError."""
-        if not self.is_ready:
-            memset(&self.stream, 0, sizeof(z_stream))
-            if deflateInit2(
-                &self.stream, self.level, Z_DEFLATED, -self.window_bits, self.mem_level, Z_DEFAULT_STRATEGY
-            ) != Z_OK:
-                raise MemoryError("no memory for a compressor")
-            self.is_ready = True
-        return 0
+        deflateEnd(&self.stream)    # nothing happens if it was not made
 
     cdef int reset(self) noexcept:
-        """Refer to nothing that came before; there must be a stream."""
+        """Refer to nothing that came before."""
         deflateReset(&self.stream)
         return 0
 
@@ -110,7 +98,6 @@ cdef class Deflater:
         cdef Payload payload
         cdef bytearray out
         cdef Py_ssize_t size
-        self.prepare()
         if is_alone:
             self.reset()
         acquire_payload(message, None, &payload)
@@ -122,6 +109,16 @@ cdef class Deflater:
             return bytes(out[:size])
         finally:
             release_payload(&payload)
+
+
+cdef int mem_level(int window_bits) noexcept:
+    # As much for the tables as for the window: a reset clears them, for messages alone before each.
+    return min(window_bits - 7, MAX_MEM_LEVEL)
+
+
+cdef Py_ssize_t memory_bytes(int window_bits) noexcept:
+    # zconf.h: "the memory requirements for deflate are (in bytes)", and some for its state.
+    return (1 << (window_bits + 2)) + (1 << (mem_level(window_bits) + 9)) + 6144
 
 
 cdef bint can_compress(Py_ssize_t payload_bytes, Py_ssize_t min_bytes) noexcept nogil:
@@ -148,7 +145,6 @@ cdef class Deflaters:
         deflater = self.alone.get((level, window_bits))
         if deflater is None:
             deflater = Deflater(level, window_bits)
-            deflater.prepare()
             self.alone[level, window_bits] = deflater
         return deflater
 
@@ -179,11 +175,11 @@ cdef class Deflaters:
 
     cdef Deflater open_window(self, int level, int window_bits):
         """Return a new stream for a channel's window; None if all windows together would take too much."""
-        cdef Deflater window = Deflater(level, window_bits)
-        if self.window_bytes + window.memory_bytes > self.max_window_bytes:
+        cdef Deflater window
+        if self.window_bytes + memory_bytes(window_bits) > self.max_window_bytes:
             self.refused_windows += 1
             return None
-        window.prepare()
+        window = Deflater(level, window_bits)
         self.window_bytes += window.memory_bytes
         self.windows += 1
         return window

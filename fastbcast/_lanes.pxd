@@ -21,7 +21,6 @@ cdef class Lanes:
     cdef int begin_trim(self) noexcept
     cdef int trim(self) except -1
     cdef Py_ssize_t allocated_bytes(self) noexcept
-    cdef uint8_t* _reserve(self, Log log, Payload* payload, Deflater deflater) except? NULL
-    cdef int _put(self, Log log, Payload* payload, Deflater deflater) except -1
+    cdef int _put(self, Log log, uint8_t* out, Payload* payload, Deflater deflater) noexcept
     cdef tuple _logs(self)
     cdef int _close_window(self) noexcept

@@ -45,9 +45,13 @@ cdef class Lanes:
 
         Returns its seq.
         """
+        cdef Log log
         cdef Deflater alone = None
         cdef Deflater small = None
         cdef Deflater window = None
+        cdef uint8_t* alone_out
+        cdef uint8_t* small_out
+        cdef uint8_t* windowed_out
         is_plain_kept = is_plain_kept or self.plain.lane.subscribers != 0
         if can_compress(payload.len, self.policy.compress_min_bytes):
             if self.deflated.lane.subscribers:
@@ -59,32 +63,22 @@ cdef class Lanes:
         try:
             if is_plain_kept:
                 self.plain.reserve(frame_len(payload.len))
-            self._reserve(self.deflated, payload, alone)
-            self._reserve(self.deflated_small, payload, small)
-            self._reserve(self.windowed, payload, window)
+            alone_out = reserve(self.deflated, payload, alone)
+            small_out = reserve(self.deflated_small, payload, small)
+            windowed_out = reserve(self.windowed, payload, window)
         except MemoryError:
             for log in self._logs():
-                (<Log>log).release_reserved()
+                log.release_reserved()
             raise
         # What may not.
-        self._put(self.deflated, payload, alone)
-        self._put(self.deflated_small, payload, small)
-        self._put(self.windowed, payload, window)
+        self._put(self.deflated, alone_out, payload, alone)
+        self._put(self.deflated_small, small_out, payload, small)
+        self._put(self.windowed, windowed_out, payload, window)
         self.messages_since_reset += 1
         return self.plain.append(payload) if is_plain_kept else pass_by(self.plain)
 
-    cdef uint8_t* _reserve(self, Log log, Payload* payload, Deflater deflater) except? NULL:
-        """Return where the message may be written in a lane that has subscribers; the same if it is asked again."""
-        cdef Py_ssize_t wanted_bytes = frame_len(payload.len)
-        if log.lane.subscribers == 0:
-            return NULL
-        if deflater is not None:
-            wanted_bytes = max(wanted_bytes, deflater.bound(payload.len))
-        return log.reserve(wanted_bytes)
-
-    cdef int _put(self, Log log, Payload* payload, Deflater deflater) except -1:
-        """Write the message there, compressed if there is a `deflater`; what it takes has been reserved."""
-        cdef uint8_t* out = self._reserve(log, payload, deflater)
+    cdef int _put(self, Log log, uint8_t* out, Payload* payload, Deflater deflater) noexcept:
+        """Write the message where `reserve` said, compressed if there is a `deflater`."""
         cdef Py_ssize_t plain_bytes = frame_len(payload.len)
         cdef Py_ssize_t size = plain_bytes
         cdef bint is_alone = log is not self.windowed
@@ -120,21 +114,24 @@ cdef class Lanes:
 
     cdef int begin_trim(self) noexcept:
         """Assume that nobody needs anything, in `needed_from` of each lane."""
+        cdef Log log
         for log in self._logs():
-            (<Log>log).lane.needed_from = (<Log>log).lane.tail
+            log.lane.needed_from = log.lane.tail
         return 0
 
     cdef int trim(self) except -1:
         """Forget what is before `needed_from` in each lane, and a window that nobody uses."""
+        cdef Log log
         for log in self._logs():
-            (<Log>log).trim((<Log>log).lane.needed_from)
+            log.trim(log.lane.needed_from)
         if self.windowed.lane.subscribers == 0:
             self._close_window()
         return 0
 
     cdef Py_ssize_t allocated_bytes(self) noexcept:
         """Return what all lanes take in memory."""
-        return sum([log.allocated_bytes for log in self._logs()])
+        return self.plain.allocated_bytes + self.deflated.allocated_bytes \
+            + self.deflated_small.allocated_bytes + self.windowed.allocated_bytes
 
     cdef tuple _logs(self):
         return self.plain, self.deflated, self.deflated_small, self.windowed
@@ -153,6 +150,16 @@ cdef class Lanes:
             assert log.lane.next_seq == self.plain.lane.next_seq
             assert log.lane.subscribers == subscribers[log.lane.form]
         assert self.window is not None or self.windowed.lane.subscribers == 0
+
+
+cdef uint8_t* reserve(Log log, Payload* payload, Deflater deflater) except? NULL:
+    """Return where the message may be written, compressed if there is a `deflater`; NULL in a lane without subscribers."""
+    cdef Py_ssize_t wanted_bytes = frame_len(payload.len)
+    if log.lane.subscribers == 0:
+        return NULL
+    if deflater is not None:
+        wanted_bytes = max(wanted_bytes, deflater.bound(payload.len))
+    return log.reserve(wanted_bytes)
 
 
 cdef uint64_t pass_by(Log log) noexcept:

@@ -28,6 +28,7 @@ cdef class Forms(Roster):
     cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept
     cdef int _look(self) except -1
     cdef Py_ssize_t lanes_bytes(self) noexcept
+    cdef bint _may_change(self, Slot* slot) noexcept
     cdef bint _may_compress(self, Socket* socket) noexcept nogil
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil
     cdef int _count(self, Slot* slot, int added) noexcept nogil

@@ -78,7 +78,7 @@ cdef class Forms(Roster):
         self.is_look_due = False
         for i in range(self.count):
             slot = &self.slots[i]
-            if slot.lane.form == slot.place.wanted or slot.seq != self.log.lane.next_seq or slot.place.is_compacted:
+            if not self._may_change(slot):
                 continue
             self.place_at_tail(slot)
             if slot.place.wanted == WINDOWED and slot.socket.state == WRITABLE and slot.socket.windowed == 0 \
@@ -123,10 +123,15 @@ cdef class Forms(Roster):
 
     cdef int look_at(self, Slot* slot) noexcept:
         """Let a slot that is at the tail change at once, as far as it can; to the window it goes at the next message."""
-        if slot.lane.form != slot.place.wanted and slot.seq == self.log.lane.next_seq and not slot.place.is_compacted:
+        if self._may_change(slot):
             self.place_at_tail(slot)
         self.is_look_due = True
         return 0
+
+    cdef bint _may_change(self, Slot* slot) noexcept:
+        """Whether a slot is where it should not be, and at the tail."""
+        return slot.lane.form != slot.place.wanted and slot.seq == self.log.lane.next_seq \
+            and not slot.place.is_compacted
 
     cdef bint _may_compress(self, Socket* socket) noexcept nogil:
         """Whether a client can be in any lane but the plain one; with a limit of the rate all read the compact log."""
@@ -260,8 +265,9 @@ cdef class Forms(Roster):
                 oldest_seq = min(oldest_seq, slot.seq)
         assert misplaced == self.misplaced
         assert subscribers[PLAIN] == self.log.lane.subscribers
-        self.log.check_invariants()
-        if self.lanes is not None:
+        if self.lanes is None:
+            self.log.check_invariants()
+        else:
             self.lanes.check_invariants(subscribers)
             if self.policy.kind == CONFLATE:
                 assert self.log.lane.first_seq <= oldest_seq

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import reference
 from raw_client import RawClient, serving
-from support import check, client_of, end_turn, fill, subscribed, until
+from support import SMALL_BUFFERS, check, client_of, end_turn, fill, subscribed, until
 
 from fastbcast import Hub
 
@@ -49,6 +49,14 @@ async def join(hub, port, offer, path="/x", receive_buffer_bytes=None):
     raw = await RawClient.connect(port, path, receive_buffer_bytes, **headers)
     await subscribed(hub, path[1:], count + 1)
     return raw
+
+
+@asynccontextmanager
+async def slow_reader(hub, offer=DEFLATE):
+    """The same for one client that is soon behind: gives its Reader and the Client at the other end."""
+    async with serving(hub, compression="window", send_buffer_bytes=SMALL_BUFFERS["send_buffer_bytes"]) as server:
+        raw = await join(hub, server.port, offer, receive_buffer_bytes=SMALL_BUFFERS["receive_buffer_bytes"])
+        yield Reader(raw), client_of(hub, "x")
 
 
 def forms(hub):
@@ -238,9 +246,7 @@ def test_a_client_that_is_behind_on_its_window_gets_the_others_plain_until_it_ha
     async def scenario():
         hub = make_hub(max_lag_bytes=10**8, soft_lag_bytes=10**8)
         noise = random.Random(5).randbytes(20_000)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             sent = []
 
             def publish_noise(channel="x"):
@@ -254,7 +260,6 @@ def test_a_client_that_is_behind_on_its_window_gets_the_others_plain_until_it_ha
             assert hub.channel("x").subscribers_by_form == (0, 0, 1)
             assert hub.channel("y").subscribers_by_form == (1, 0, 0)
             publish_noise("y")
-            reader = Reader(raw)
             got = await reader.read(len(sent))
             assert sorted(payload for payload, _ in got) == sorted(sent)    # of two channels: no order between them
             await end_turn()
@@ -273,9 +278,7 @@ def test_a_skipper_goes_on_plain_and_is_back_in_the_window_when_that_begins_anew
     async def scenario():
         hub = make_hub(policy=policy, max_lag_bytes=100_000, soft_lag_bytes=10**8, max_burst_bytes=0, reset_messages=1)
         generator = random.Random(6)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             sent = []
 
             def publish_noise():
@@ -287,7 +290,6 @@ def test_a_skipper_goes_on_plain_and_is_back_in_the_window_when_that_begins_anew
                 publish_noise()
                 await end_turn()
             assert hub.channel("x").subscribers_by_form == (1, 0, 0)
-            reader = Reader(raw)
             got = []
             while not got or got[-1][0] != sent[-1]:
                 got += await reader.read(1)
@@ -307,9 +309,7 @@ def test_what_is_small_in_a_window_does_not_hold_more_than_the_limit_in_the_plai
     async def scenario():
         hub = make_hub(policy="skip", max_lag_bytes=200_000, soft_lag_bytes=10**8, max_burst_bytes=0)
         generator = random.Random(8)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
             for number in range(300):
                 await publish(hub, "x", b"%d" % number + b"." * 10_000)
@@ -322,7 +322,7 @@ def test_what_is_small_in_a_window_does_not_hold_more_than_the_limit_in_the_plai
                 await publish(hub, "x", generator.randbytes(10_000))
             assert hub.channel("x").subscribers_by_form == (1, 0, 0)
             check(hub)
-            assert raw
+            assert reader
 
     run(scenario())
 
@@ -334,9 +334,7 @@ def test_what_is_large_and_small_in_a_window_takes_the_memory_of_what_is_small(r
     async def scenario():
         hub = make_hub()
         generator = random.Random(12)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             sent = []
 
             def keep(message):
@@ -349,7 +347,7 @@ def test_what_is_large_and_small_in_a_window_takes_the_memory_of_what_is_small(r
             assert hub.channel("x").subscribers_by_form == (0, 0, 1)
             assert hub.stats()["log_bytes"] - before < 2 * 65_536 + 2 * size
             check(hub)
-            assert [payload for payload, _ in await Reader(raw).read(len(sent))] == sent
+            assert [payload for payload, _ in await reader.read(len(sent))] == sent
 
     run(scenario())
 
@@ -363,9 +361,7 @@ def test_who_has_been_over_the_soft_limit_of_a_window_jumps_to_the_newest_messag
     async def scenario():
         hub = make_hub(policy=policy, max_lag_bytes=50_000, max_burst_bytes=0, soft_lag_bytes=100, soft_lag_seconds=0.3)
         generator = random.Random(10)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            reader = Reader(await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096))
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
             large = [b"%d" % number + b"." * 60_000 for number in range(3)]
             await publish(hub, "x", *large)
@@ -386,9 +382,7 @@ def test_a_backlog_of_large_messages_takes_what_their_compressed_frames_take(run
     async def scenario():
         hub = make_hub(max_lag_bytes=10**8, soft_lag_bytes=10**8)
         generator = random.Random(11)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            reader = Reader(await join(hub, server.port, offer, receive_buffer_bytes=4096))
-            client = client_of(hub, "x")
+        async with slow_reader(hub, offer) as (reader, client):
             await fill(client, lambda: hub.publish("x", generator.randbytes(10_000)))
             large = [b"%d" % number + b"." * 60_000 * (1 + number % 2) for number in range(50)]
             await publish(hub, "x", *large)
@@ -466,9 +460,7 @@ def test_who_was_behind_on_a_conflating_channel_returns_to_its_window(run):
     async def scenario():
         hub = make_hub(policy="conflate", reset_messages=1)
         generator = random.Random(10)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await join(hub, server.port, DEFLATE, receive_buffer_bytes=4096)
-            client = client_of(hub, "x")
+        async with slow_reader(hub) as (reader, client):
             sent = []
 
             def publish_noise():
@@ -481,7 +473,6 @@ def test_who_was_behind_on_a_conflating_channel_returns_to_its_window(run):
                 await end_turn()
             assert hub.channel("x").subscribers_by_form == (1, 0, 0)
             check(hub)
-            reader = Reader(raw)
             got = []
             while not got or got[-1] != sent[-1]:
                 got += [payload for payload, _ in await reader.read(1)]

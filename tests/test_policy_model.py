@@ -266,10 +266,12 @@ class Play:
         if sum(not peer.is_gone for peer in self.peers) == MAX_PEERS:
             return
         has_large_socket = step.size <= 1
-        raw = await RawClient.connect(
-            self.ports[has_large_socket], receive_buffer_bytes=None if has_large_socket else 4 * KIB
-        )
-        client = next(client for client in self.hub.clients() if client.remote_address == raw.sock.getsockname())
+        port = self.ports[has_large_socket]
+        raw = await RawClient.connect(port, receive_buffer_bytes=None if has_large_socket else 4 * KIB)
+        address = raw.sock.getsockname()    # of two clients of two servers it may be the same
+        (client,) = [
+            client for client in self.hub.clients() if client.remote_address == address and client.server.port == port
+        ]
         self.peers.append(Peer(raw, client, has_large_socket))
         for name in [name for i, name in enumerate(self.channels) if step.who >> i & 1] or [step.channel]:
             self.subscribe_to(self.peers[-1], name)

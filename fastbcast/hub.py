@@ -147,6 +147,8 @@ class Hub:
 
     def check_channel_name(self, name: str) -> None:
         """Raise InvalidChannelName if no channel may be called so."""
+        if name in self._channels:
+            return
         fault = self._names.find_fault(name)
         if fault is not None:
             self._refused["channel_name"] += 1

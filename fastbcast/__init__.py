@@ -25,8 +25,8 @@ The path of a message, and the file that owns each step:
                                         _client.pyx    the life of a connection -> handlers.py
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
-    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> door.py -> server.py
-      rules                             handshake.py (with fields.py), extensions.py, origins.py
+    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> _door.pyx -> server.py
+      rules                             _head.pyx (by httptools), _handshake.pyx, extensions.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
     how it all ends                     drain.py, handover.py (to the next process), process.py (signals)

@@ -169,7 +169,7 @@ def test_loopback_is_exempt_unless_a_trusted_proxy_says_it(run):
 
 
 def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything(run, monkeypatch):
-    monkeypatch.setattr("fastbcast.door.name_address", lambda address, **_: "203.0.113.7")
+    monkeypatch.setattr("fastbcast._door.name_address", lambda address, **_: "203.0.113.7")
 
     async def scenario():
         async with serve(Hub(), max_connections_per_address=1) as server:

@@ -231,10 +231,10 @@ cdef class Parser:
     cdef Event _inflate_message(self, const uint8_t* data, Py_ssize_t len) except *:
         cdef Inflater inflater = self.inflater
         cdef Outcome outcome = inflater.inflate_message(data, len, self.max_message_bytes)
-        self.inflated_bytes += inflater.len
+        self.inflated_bytes += inflater.inflated.all_bytes
         try:
             if outcome == INFLATED:
-                return self._make_message(inflater.scratch.data, inflater.len)
+                return self._make_message(inflater.scratch.room.data, inflater.inflated.all_bytes)
         finally:
             inflater.scratch.shrink()
         if outcome == NO_MEMORY:

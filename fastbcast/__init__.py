@@ -12,6 +12,7 @@ The path of a message, and the file that owns each step:
 
     one channel, in layers              _fanout.pyx    publish, subscribe, catch up
                                         _round.pyx     the sweep
+                                        _delivery.pyx  one subscriber's turn: what a sweep cannot finish
                                         _tally.pyx     written, conflated, skipped, evicted, left, pending
                                         _forms.pyx     who is sent which form: plain, deflated, windowed
                                         _roster.pyx    who is subscribed, and how far behind

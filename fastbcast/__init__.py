@@ -24,6 +24,7 @@ The path of a message, and the file that owns each step:
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
                                         _inflate.pyx   what comes compressed, with a bound
                                         _client.pyx    the life of a connection -> handlers.py
+      where it is subscribed            _subscriber.pyx
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
     how it got in                       listeners.py -> acceptor.py -> (tls.py) -> door.py -> server.py

@@ -1,5 +1,8 @@
-from fastbcast._client cimport _Base
 from fastbcast._head cimport Head
+
+
+cdef class _Base:
+    pass
 
 
 cdef class Door(_Base):

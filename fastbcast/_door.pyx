@@ -14,7 +14,7 @@ Invariants
 It is compiled for reconnect storms, in which thousands of these live for some microseconds each.
 """
 
-from fastbcast._client cimport Client, _Base
+from fastbcast._client cimport Client
 from fastbcast._handshake cimport choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast._head cimport Head, read_head
 
@@ -43,6 +43,10 @@ RETRY_SECONDS = 5
 def channel_of(str path):
     """Return the channel that a decoded request path names: "/prices" is "prices", "/" is the default."""
     return path.strip("/") or DEFAULT_CHANNEL
+
+
+cdef class _Base:
+    """What Cython wants first: a class without a layout of its own is no base of a compiled one."""
 
 
 cdef class Door(_Base, asyncio.Protocol):

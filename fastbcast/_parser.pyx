@@ -24,6 +24,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from fastbcast._frames cimport (
+    FIN,
     MAX_CONTROL_PAYLOAD_BYTES,
     OPCODE_BINARY,
     OPCODE_CLOSE,
@@ -31,14 +32,13 @@ from fastbcast._frames cimport (
     OPCODE_PING,
     OPCODE_PONG,
     OPCODE_TEXT,
+    RESERVED,
+    RSV1,
     is_sendable_close_code,
 )
 from fastbcast._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
 
 cdef enum:
-    FIN = 0x80
-    RESERVED = 0x70
-    RSV1 = 0x40                     # the message is compressed (RFC 7692 section 6)
     OPCODE = 0x0F
     MASKED = 0x80
     NO_CODE_RECEIVED = 1005         # section 7.1.5
@@ -231,10 +231,10 @@ cdef class Parser:
     cdef Event _inflate_message(self, const uint8_t* data, Py_ssize_t len) except *:
         cdef Inflater inflater = self.inflater
         cdef Outcome outcome = inflater.inflate_message(data, len, self.max_message_bytes)
-        self.inflated_bytes += inflater.len
+        self.inflated_bytes += inflater.inflated.all_bytes
         try:
             if outcome == INFLATED:
-                return self._make_message(inflater.scratch.data, inflater.len)
+                return self._make_message(inflater.scratch.room.data, inflater.inflated.all_bytes)
         finally:
             inflater.scratch.shrink()
         if outcome == NO_MEMORY:

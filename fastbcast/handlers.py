@@ -5,9 +5,8 @@ Invariants
 1. Handlers run on the loop's thread, never inside a sweep.
 2. The events of one client are handled one at a time and in order: connect, its messages, disconnect.
    While an `async` handler of a client is at work, what follows waits in its Inbox.
-3. An Inbox is bounded: at `max_inbox_messages` reading from that client is paused, so what it holds is
-   at most that, and what one read of the socket had already brought. A Throttle pauses it, too: reading goes on
-   when neither is against it.
+3. An Inbox is bounded: at `max_inbox_messages` reading from that client is paused, and what was read already is
+   not looked at, so it holds at most that. A Throttle pauses it, too: reading goes on when neither is against it.
 4. A handler that raises closes its client with 1011, and hurts no other: it is logged, and
    `on_error` is called with the client and the exception.
 """
@@ -48,6 +47,7 @@ class Handlers:
         self._handlers: dict[str, Handler] = {}
         self.throttle = Throttle(max_messages_per_second, self._resume_reading) if max_messages_per_second else None
         self._max_inbox_messages = max_inbox_messages
+        self.inbox_pauses = 0
         self._tasks: dict[asyncio.Task[None], Client] = {}
 
     def register(self, event: str, handler: Handler) -> None:
@@ -66,7 +66,8 @@ class Handlers:
         inbox: Inbox | None = client._inbox
         if inbox is not None:
             inbox.events.append((event, arguments))
-            if len(inbox.events) >= self._max_inbox_messages:
+            if event == "message" and len(inbox.events) >= self._max_inbox_messages:
+                self.inbox_pauses += 1
                 client._pause_reading()
             return
         try:

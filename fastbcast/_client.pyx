@@ -422,6 +422,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         Without a CLOSE before it, that is a lost connection.
         """
         self._leave_all(False)
+        self._end_as(1006, "", "network", "connection_lost")
         self._set_close_timer()
         return False
 

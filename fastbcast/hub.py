@@ -78,7 +78,11 @@ class Hub:
             self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
-        self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
+        self.handlers = Handlers(
+            self.options.max_inbox_messages,
+            self.options.max_message_bytes,
+            self.options.max_inbound_messages_per_second,
+        )
         self._throttle = self.handlers.throttle     # read at every message
         self._names = ChannelNames(self.options.max_channel_name_bytes, self.options.channel_name_pattern)
         self._disconnects: Counter[str] = Counter()

@@ -141,7 +141,8 @@ class HubOptions:
     stall_seconds: float = 60.0
     """A client that takes nothing at all of what waits for it for so long is evicted, under every policy."""
     max_inbox_messages: int = 32
-    """Messages that wait for an async handler before reading from the client is paused."""
+    """Messages that wait for an async handler before reading from the client is paused; fewer, if they come to
+    `max_message_bytes`."""
     max_threadsafe_bytes: int = 16 * MIB
     """What `publish_threadsafe` may queue (frames, keys, and 128 bytes for each message) before PublishQueueFull."""
     close_seconds: float = 5.0

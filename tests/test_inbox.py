@@ -35,7 +35,7 @@ async def send_until_it_stalls(raw, messages):
 @pytest.mark.parametrize("max_inbox_messages", [1, 2, 32])
 def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_messages):
     async def scenario():
-        hub = Hub(max_inbox_messages=max_inbox_messages)
+        hub = Hub(max_inbox_messages=max_inbox_messages, max_message_bytes=64 * MESSAGE_BYTES)
         go_on, handled = asyncio.Event(), []
 
         @hub.on_message
@@ -81,6 +81,51 @@ def test_a_client_that_is_held_back_still_gets_what_is_published_and_may_be_clos
             go_on.set()
             await until(lambda: told)
             assert told == ["application"]
+
+    run(scenario())
+
+
+def test_large_messages_fill_an_inbox_before_there_are_many(run):
+    async def scenario():
+        hub = Hub(max_message_bytes=4 * MESSAGE_BYTES)
+        go_on, handled = asyncio.Event(), []
+
+        @hub.on_message
+        async def work(client, message):
+            await go_on.wait()
+            handled.append(int.from_bytes(message[:4], "big"))
+
+        async with raw_connections(hub, "/") as raw:
+            sent = []
+            left = await send_until_it_stalls(raw, sent)
+            assert hub.stats()["received_messages"] == 1 + 4    # the one at work, and as much as one may have
+            assert hub.stats()["inbox_pauses"] == 1
+            go_on.set()
+            await raw.send(left)
+            await until(lambda: len(handled) == len(sent))
+            assert handled == list(range(len(sent)))
+
+    run(scenario())
+
+
+def test_an_inbox_that_gives_out_small_messages_takes_no_large_ones_for_them(run):
+    async def scenario():
+        hub = Hub(max_message_bytes=1000)
+        sizes, handled = [], []
+
+        @hub.on_message
+        async def work(client, message):
+            for _ in range(5):
+                await asyncio.sleep(0)
+                sizes.append(client._inbox.size)
+            handled.append(len(message))
+
+        async with raw_connections(hub, "/") as raw:
+            sent = [1] * 10 + [1000] * 10
+            await raw.send(b"".join(client_frame(BINARY, bytes(size)) for size in sent))
+            await until(lambda: len(handled) == len(sent))
+            assert handled == sent
+            assert 1000 < max(sizes) < 2000
 
     run(scenario())
 

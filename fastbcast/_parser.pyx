@@ -63,8 +63,11 @@ cdef class Parser:
         self.max_fragments = max_fragments
         self.inflater = inflater
 
-    def parse(self, data):
-        """Feed a copy of `data` and return what comes of it (list of tuples); for tests."""
+    def parse(self, data, bint is_held_back=False):
+        """Feed a copy of `data` and return what comes of it (list of tuples); for tests.
+
+        `is_held_back`: what is behind a message is kept, and fed again, as it is of a client that has to wait.
+        """
         cdef bytearray copy = bytearray(data)
         cdef Event event
         cdef list events = []
@@ -72,9 +75,14 @@ cdef class Parser:
         while True:
             event = self.next_event()
             if event == NOTHING:
-                return events
+                copy = self.take_rest()
+                if copy is None:
+                    return events
+                self.feed(<uint8_t*>PyByteArray_AS_STRING(copy), len(copy))
             elif event == MESSAGE:
                 events.append(("message", self.message))
+                if is_held_back:
+                    self.keep_rest()
             elif event == CLOSE:
                 events.append(("close", self.close_code, self.close_reason))
             elif event == FAILED:

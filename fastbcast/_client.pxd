@@ -15,7 +15,7 @@ cdef class Client(Subscriber):
     # Reading.
     cdef Parser parser
     cdef ReadBuffer read_buffer         # of the hub
-    cdef bint is_reading_paused         # by the inbox
+    cdef bint is_reading_paused         # by the inbox or the rate: what was read already waits in the parser
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
     cdef bint is_expansive              # a read became very much when it was inflated: the next ones are small
     cdef Py_ssize_t partial_bytes       # of an unfinished message, as the hub knows of it: see partials.py

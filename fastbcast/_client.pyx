@@ -144,11 +144,10 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self.wire.transport.pause_reading()
 
     def _resume_reading(self):
-        """Go on reading."""
+        """Go on with what was read already, then go on reading: in a turn of its own, whoever asks for it."""
         if self.is_reading_paused:
             self.is_reading_paused = False
-            if self.wire.transport is not None and not self.wire.transport.is_closing():
-                self.wire.transport.resume_reading()
+            self.hub.loop.call_soon(self._read_on)
 
     # What the hub, the wire and the sweep ask for.
 
@@ -266,15 +265,25 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             events = self._receive(self.read_buffer.data, size)
         except Exception as error:
             self._fail(error)
-        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive
+        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive and not self.is_reading_paused
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
             self.hub.loop.call_soon(self._read_on)
 
     def _read_on(self):
-        if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
+        cdef bytearray rest
+        if self.is_reading_paused or self.wire.transport is None or self.wire.transport.is_closing():
+            return
+        rest = self.parser.take_rest()
+        if rest is None:
             self.wire.transport.resume_reading()
+            return
+        try:
+            self._receive(<uint8_t*>PyByteArray_AS_STRING(rest), len(rest))
+        except Exception as error:
+            self._fail(error)
+        self.hub.loop.call_soon(self._read_on)  # unless that was too much again
 
     def data_received(self, data):
         """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
@@ -285,6 +294,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         Without a CLOSE before it, that is a lost connection.
         """
         self.leave_all(False)
+        self._end_as(1006, "", "network", "connection_lost")
         self._set_close_timer()
         return False
 
@@ -336,6 +346,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
                 pass    # section 1.4: of no interest behind a CLOSE
             elif event == MESSAGE:
                 self.hub.message_received(self, parser.message)
+                if self.is_reading_paused:
+                    parser.keep_rest()
             elif event == PING:
                 if pongs is None:
                     pongs = []

@@ -69,7 +69,11 @@ class Hub:
             self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
-        self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
+        self.handlers = Handlers(
+            self.options.max_inbox_messages,
+            self.options.max_message_bytes,
+            self.options.max_inbound_messages_per_second,
+        )
         self._throttle = self.handlers.throttle     # read at every message
         self._names = ChannelNames(self.options.max_channel_name_bytes, self.options.channel_name_pattern)
         self._disconnects: Counter[str] = Counter()
@@ -82,10 +86,11 @@ class Hub:
         )
         self.loop: asyncio.AbstractEventLoop | None = None
         # Read by the compiled client.
-        # What one read brings is handled whole, and counts: with a limit of the rate it is little.
+        # What a read brings that is too much is kept until its time: with a limit of the rate it is little.
         self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
         self.inflater = Inflater(Scratch(), False)
-        self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes))
+        read_bytes = len(self.read_buffer.large)
+        self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes, read_bytes))
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes
@@ -358,6 +363,7 @@ class Hub:
             "received_compressed_messages": self.inflater.scratch.messages,
             "pings": self.pings,
             "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
+            "inbox_pauses": self.handlers.inbox_pauses,
             "refused": dict(self._refused),
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),

@@ -332,11 +332,11 @@ def test_deadlines_end_in_the_order_of_coming_and_not_before_their_time(run):
         for name in "abcd":
             began[name] = loop.time()
             deadlines.add(name)
+            if name in "ac":    # at once: however long the turns of a busy machine are, it is not due yet
+                deadlines.discard(name)
+                assert name not in deadlines.waiting
             await asyncio.sleep(0.002)
-        deadlines.discard("a")
-        deadlines.discard("c")
         deadlines.discard("never there")
-        assert list(deadlines.waiting) == ["b", "d"]
         await until(lambda: not deadlines.waiting)
         assert [name for name, _ in ended] == ["b", "d"]
         assert all(time >= began[name] + 0.03 for name, time in ended)

@@ -2,7 +2,7 @@
 
 The path of a message, and the file that owns each step:
 
-    hub.publish(channel, message)       hub.py, channel.py
+    hub.publish(channel, message)       hub.py, channel.py; from other threads: publish_queue.py
       -> one RFC 6455 frame             _frames.pyx    encoded once
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
         and, compressed, into others    _lanes.pyx     a log for each form; compressed once (_deflate.pyx) for all
@@ -12,6 +12,7 @@ The path of a message, and the file that owns each step:
 
     one channel, in layers              _fanout.pyx    publish, subscribe, catch up
                                         _round.pyx     the sweep
+                                        _delivery.pyx  one subscriber's turn: what a sweep cannot finish
                                         _tally.pyx     written, conflated, skipped, evicted, left, pending
                                         _forms.pyx     who is sent which form: plain, deflated, windowed
                                         _roster.pyx    who is subscribed, and how far behind
@@ -23,10 +24,11 @@ The path of a message, and the file that owns each step:
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
                                         _inflate.pyx   what comes compressed, with a bound
                                         _client.pyx    the life of a connection -> handlers.py
+      where it is subscribed            _subscriber.pyx
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
-    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> door.py -> server.py
-      rules                             handshake.py (with fields.py), extensions.py, origins.py
+    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> _door.pyx -> server.py
+      rules                             _head.pyx (by httptools), _handshake.pyx, extensions.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
     how it all ends                     drain.py, handover.py (to the next process), process.py (signals)

@@ -1,20 +1,12 @@
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._fanout cimport Occasion
 from fastbcast._parser cimport Parser, ReadBuffer
-from fastbcast._wire cimport Wire
+from fastbcast._subscriber cimport Subscriber
 
 
-cdef class _Base:
-    pass
-
-
-cdef class Client(_Base):
+cdef class Client(Subscriber):
     # Set once, at the handshake.
-    cdef Wire wire
-    cdef object hub                     # who is told what happens: see hub.py
     cdef readonly object server         # told when the client is gone
-    cdef readonly str channel           # that the request path named
     cdef public object identity         # what the authorize hook returned
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None
@@ -23,7 +15,7 @@ cdef class Client(_Base):
     # Reading.
     cdef Parser parser
     cdef ReadBuffer read_buffer         # of the hub
-    cdef bint is_reading_paused         # by the inbox
+    cdef bint is_reading_paused         # by the inbox or the rate: what was read already waits in the parser
     cdef bint may_read_much             # the last read brought few frames: see get_buffer
     cdef bint is_expansive              # a read became very much when it was inflated: the next ones are small
     cdef Py_ssize_t partial_bytes       # of an unfinished message, as the hub knows of it: see partials.py
@@ -34,18 +26,10 @@ cdef class Client(_Base):
     # The application's.
     cdef object _state                  # dict, made when first asked for
     cdef public object _inbox           # handlers.Inbox while an async handler is at work
-    # Channels: name -> Subscription; None while there are none.
-    cdef dict subscriptions
-    cdef Py_ssize_t first_served        # which of them comes first when the socket has room again
-    cdef uint64_t skipped, conflated    # of the channels it was in when it left all of them
     # The end.
-    cdef readonly object disconnected   # a Disconnect, as soon as it is known why
     cdef object close_timer
     cdef object _last_address           # of a connection that is gone
 
-    cdef int _reconsider_forms(self, uint32_t sharable) except -1
-    cdef int _leave_all(self, bint is_evicted) except -1
-    cdef int _catch_up_all(self, Occasion occasion) except -1
     cdef int _begin_close(self, object code, str reason, str cause) except -1
     cdef int _abort(self, str reason, str by, str cause) except -1
     cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1

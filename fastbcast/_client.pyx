@@ -2,7 +2,7 @@
 
     Transport --buffer_updated--> Parser --message--> Client --> hub's handlers
                                              |
-                  slots in channels <--------+--------> Wire (direct frames, pongs, CLOSE)
+      slots in channels (Subscriber) <-------+--------> Wire (direct frames, pongs, CLOSE)
 
 Invariants
 
@@ -17,19 +17,18 @@ Invariants
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t
 
-from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT, ON_RESUME, Fanout, Occasion
-from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._clock cimport coarse_ns
+from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT
+from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
-from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
-from fastbcast._wire cimport CLOSED, PAUSED, WRITABLE, Wire
+from fastbcast._subscriber cimport Subscriber
+from fastbcast._wire cimport PAUSED, WRITABLE
 
 from fastbcast.log import log_event
-from fastbcast.typing import Disconnect, Lag, Missed
+from fastbcast.typing import Disconnect
 
 import asyncio
 import logging
@@ -38,19 +37,12 @@ from os import strerror
 cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 
 
-cdef class _Base:
-    """What Cython wants first: a class without a layout of its own is no base of a compiled one."""
-
-
-cdef class Client(_Base, asyncio.BufferedProtocol):
+cdef class Client(Subscriber, asyncio.BufferedProtocol):
     """A connected client. Its methods belong to the event loop's thread (WrongThread otherwise)."""
 
     def __cinit__(self, hub, server, transport, int fd, str channel, identity):
-        self.hub = hub
         self.server = server
-        self.channel = channel
         self.identity = identity
-        self.wire = Wire(self, transport, fd, hub.max_direct_bytes)
         self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
         self.read_buffer = hub.read_buffer
 
@@ -101,46 +93,9 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         return self._state
 
     @property
-    def channels(self):
-        """The names of the channels this client is subscribed to (tuple of str)."""
-        return () if self.subscriptions is None else tuple(self.subscriptions)
-
-    @property
-    def is_open(self):
-        """Whether messages can still be sent: no CLOSE was sent or received, and the connection is there."""
-        return self.disconnected is None and self.wire.socket.state != CLOSED
-
-    @property
     def is_writing_paused(self):
         """Whether the kernel refused what was last written: the client does not keep up at the moment."""
         return self.wire.is_writing_paused
-
-    @property
-    def lag(self):
-        """How far behind the client is, over all its channels: Lag(bytes, messages, seconds)."""
-        cdef LagTotals totals
-        cdef Subscription subscription
-        self.hub.check_thread("client.lag")
-        memset(&totals, 0, sizeof(LagTotals))
-        if self.subscriptions is not None:
-            for subscription in self.subscriptions.values():
-                subscription.channel.add_lag(&subscription.channel.slots[subscription.index], &totals)
-        return Lag(totals.bytes + self.wire.waiting_bytes(), totals.messages, lag_seconds(&totals))
-
-    @property
-    def missed(self):
-        """Messages of its channels that it will not get: Missed(skipped, conflated), since it subscribed.
-
-        Of a client that is gone: of the channels it was in at the end.
-        """
-        cdef Subscription subscription
-        cdef uint64_t skipped = self.skipped
-        cdef uint64_t conflated = self.conflated
-        if self.subscriptions is not None:
-            for subscription in self.subscriptions.values():
-                skipped += subscription.place.skipped
-                conflated += subscription.place.conflated
-        return Missed(skipped, conflated)
 
     def may_subscribe(self, str channel):
         """Return whether the authorize hook lets this client subscribe to `channel`."""
@@ -149,51 +104,6 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
     def may_publish(self, str channel):
         """Return whether the authorize hook lets this client publish to `channel`."""
         return self.rights is None or self.rights.may_publish(channel)
-
-    def subscribe(self, str channel):
-        """Receive what is published to `channel` from now on, whether or not the client itself may ask for it.
-
-        Does nothing if it is subscribed already. Returns whether the client is subscribed now: False if it is already
-        on its way out. Raises TooManySubscriptions, TooManyChannels, InvalidChannelName, and WrongThread.
-        """
-        cdef Fanout fanout
-        cdef uint32_t sharable
-        self.hub.check_thread("client.subscribe")
-        if not self.is_open:
-            return False
-        if self.subscriptions is None:
-            self.subscriptions = {}
-        if channel not in self.subscriptions:
-            self.hub.check_subscriptions(channel, len(self.subscriptions))
-            fanout = self.hub.channel(channel)
-            sharable = self.wire.socket.sharable
-            self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
-            self._reconsider_forms(sharable)
-            if fanout.name == self.channel:
-                self.channel = fanout.name  # one str for all of a channel's clients
-        return True
-
-    def unsubscribe(self, str channel):
-        """Receive nothing more of `channel`; returns whether it was subscribed."""
-        cdef Subscription subscription
-        cdef uint32_t sharable = self.wire.socket.sharable
-        self.hub.check_thread("client.unsubscribe")
-        if self.subscriptions is None or channel not in self.subscriptions:
-            return False
-        subscription = self.subscriptions.pop(channel)
-        (<Fanout>subscription.channel).unsubscribe(subscription, False)
-        self._reconsider_forms(sharable)
-        return True
-
-    cdef int _reconsider_forms(self, uint32_t sharable) except -1:
-        """Some of its channels may have to send in another form: `sharable` of them had a window for it before."""
-        cdef Subscription subscription
-        if sharable == self.wire.socket.sharable or min(sharable, self.wire.socket.sharable) > 1:
-            return 0
-        for _ in range(2):  # who leaves a window, then who waited for that
-            for subscription in self.subscriptions.values():
-                (<Fanout>subscription.channel).reconsider(subscription)
-        return 0
 
     def send(self, message, *, text=None):
         """Send `message` to this client alone; str as text, bytes-like as binary (or text with `text=True`).
@@ -209,7 +119,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         frame = encode(message, text, self.hub.max_message_bytes)
         if not self.is_open:
             return False
-        self._catch_up_all(BEFORE_DIRECT)
+        self.catch_up_all(BEFORE_DIRECT)
         return self.wire.write_frame(frame)
 
     def close(self, code=1000, str reason=""):
@@ -234,11 +144,10 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             self.wire.transport.pause_reading()
 
     def _resume_reading(self):
-        """Go on reading."""
+        """Go on with what was read already, then go on reading: in a turn of its own, whoever asks for it."""
         if self.is_reading_paused:
             self.is_reading_paused = False
-            if self.wire.transport is not None and not self.wire.transport.is_closing():
-                self.wire.transport.resume_reading()
+            self.hub.loop.call_soon(self._read_on)
 
     # What the hub, the wire and the sweep ask for.
 
@@ -248,7 +157,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     def _close_when_caught_up(self, int code, str reason, str cause):
         """The same, unless the socket is full: it has not got yet what comes before the CLOSE. Returns whether."""
-        self._catch_up_all(BEFORE_CLOSE)
+        self.catch_up_all(BEFORE_CLOSE)
         if self.wire.socket.state != WRITABLE:
             return False
         self._begin_close(code, reason, cause)
@@ -256,13 +165,13 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     def _evict(self, str cause):
         """The client does not keep up (counted under `cause`)."""
-        self._leave_all(True)
+        self.leave_all(True)
         self._begin_close(1013, "slow consumer", cause)
 
     def _evict_now(self, str cause):
         """The same without waiting for the Transport, which holds memory that is needed."""
         self._end_as(1006, "slow consumer", "server", cause)
-        self._leave_all(True)
+        self.leave_all(True)
         self.wire.abort_connection()
 
     def _direct_overflow(self):
@@ -304,16 +213,6 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         """The Segment that the Transport was given a view of and that is still in memory, or None."""
         return None if self.wire.viewed is None else self.wire.viewed()
 
-    def _channels_behind(self):
-        """The channels that have messages for this client which it was not sent."""
-        cdef Subscription subscription
-        if self.subscriptions is None:
-            return []
-        return [
-            subscription.channel for subscription in self.subscriptions.values()
-            if subscription.channel.is_behind(subscription)
-        ]
-
     def _send_failed(self, int error):
         """send(2) failed with errno `error`: the connection is gone, whatever the Transport thinks."""
         self._abort(strerror(error), "network", "send_failed")
@@ -328,36 +227,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     cdef int _abort(self, str reason, str by, str cause) except -1:
         self._end_as(1006, reason, by, cause)
-        self._leave_all(False)
+        self.leave_all(False)
         self.wire.abort_connection()
-        return 0
-
-    cdef int _leave_all(self, bint is_evicted) except -1:
-        cdef Subscription subscription
-        while self.subscriptions:   # one that raises does not keep those behind it for ever
-            subscription = self.subscriptions.popitem()[1]
-            self.skipped += subscription.place.skipped
-            self.conflated += subscription.place.conflated
-            (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
-        self.subscriptions = None
-        return 0
-
-    cdef int _catch_up_all(self, Occasion occasion) except -1:
-        """Send what its channels have for it; the one that fills the socket comes last the next time."""
-        cdef tuple subscriptions
-        cdef Subscription subscription
-        cdef bint was_writable
-        cdef Py_ssize_t first = self.first_served
-        cdef Py_ssize_t i
-        if self.subscriptions is None:
-            return 0
-        subscriptions = tuple(self.subscriptions.values())
-        for i in range(first, first + len(subscriptions)):
-            subscription = subscriptions[i % len(subscriptions)]
-            was_writable = self.wire.socket.state == WRITABLE
-            (<Fanout>subscription.channel).catch_up(subscription, occasion)
-            if was_writable and self.wire.socket.state != WRITABLE:
-                self.first_served = (i + 1) % len(subscriptions)
         return 0
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
@@ -365,10 +236,10 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
         frame = encode_close(code, reason)
-        self._catch_up_all(BEFORE_CLOSE)    # what was published before goes out before
+        self.catch_up_all(BEFORE_CLOSE)    # what was published before goes out before
         if self.wire.is_close_sent:
             return 0            # it turned out to be too far behind
-        self._leave_all(False)
+        self.leave_all(False)
         self._end_as(code, reason, "server", cause)
         self._set_close_timer()                 # first: a Transport may raise
         self.wire.write_close(frame)
@@ -394,15 +265,25 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
             events = self._receive(self.read_buffer.data, size)
         except Exception as error:
             self._fail(error)
-        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive
+        self.may_read_much = events <= MANY_EVENTS and not self.is_expansive and not self.is_reading_paused
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
             self.hub.loop.call_soon(self._read_on)
 
     def _read_on(self):
-        if not self.is_reading_paused and self.wire.transport is not None and not self.wire.transport.is_closing():
+        cdef bytearray rest
+        if self.is_reading_paused or self.wire.transport is None or self.wire.transport.is_closing():
+            return
+        rest = self.parser.take_rest()
+        if rest is None:
             self.wire.transport.resume_reading()
+            return
+        try:
+            self._receive(<uint8_t*>PyByteArray_AS_STRING(rest), len(rest))
+        except Exception as error:
+            self._fail(error)
+        self.hub.loop.call_soon(self._read_on)  # unless that was too much again
 
     def data_received(self, data):
         """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
@@ -412,13 +293,14 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
         Without a CLOSE before it, that is a lost connection.
         """
-        self._leave_all(False)
+        self.leave_all(False)
+        self._end_as(1006, "", "network", "connection_lost")
         self._set_close_timer()
         return False
 
     def connection_lost(self, exc):
         """The fd is closed right after this: no slot may name it any more."""
-        self._leave_all(False)
+        self.leave_all(False)
         self._end_as(1006, "", "network", "connection_lost")
         self._last_address = self.remote_address
         self.wire.detach()
@@ -437,14 +319,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
 
     def resume_writing(self):
         """The kernel has taken what the Transport held."""
-        cdef Subscription subscription
         self.wire.resume()
-        if self.subscriptions is None:
-            return
-        for subscription in tuple(self.subscriptions.values()):
-            if subscription.place.rest_seq:
-                (<Fanout>subscription.channel).resume(subscription)
-        self._catch_up_all(ON_RESUME)
+        self.resume_all()
 
     cdef int _receive(self, uint8_t* data, Py_ssize_t size) except -1:
         """Handle all events of what was read; returns how many there were."""
@@ -470,6 +346,8 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
                 pass    # section 1.4: of no interest behind a CLOSE
             elif event == MESSAGE:
                 self.hub.message_received(self, parser.message)
+                if self.is_reading_paused:
+                    parser.keep_rest()
             elif event == PING:
                 if pongs is None:
                     pongs = []
@@ -500,7 +378,7 @@ cdef class Client(_Base, asyncio.BufferedProtocol):
         """Answer the peer's CLOSE with the same code (section 5.5.1), or end what we began."""
         cdef int code = self.parser.close_code
         if not self.wire.is_close_sent:
-            self._leave_all(False)
+            self.leave_all(False)
             self._end_as(code, self.parser.close_reason, "client", "client")
             self._set_close_timer()
             self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == 1005 else encode_close(code))

@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memmove, memset
 
 from fastbcast._clock cimport now_ns
-from fastbcast._frames cimport Payload, acquire_payload, frame_len, header_len, release_payload, write_header
+from fastbcast._frames cimport RSV1, Payload, acquire_payload, frame_len, header_len, release_payload, write_header
 from fastbcast._zlib cimport (
     Z_DEFAULT_STRATEGY,
     Z_DEFLATED,
@@ -34,7 +34,6 @@ cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef enum:
-    RSV1 = 0x40
     FLUSH_BYTES = 16        # what Z_SYNC_FLUSH may add to deflateBound: an empty stored block, and bits before it
     TAIL_BYTES = 4          # of that block, and not sent (section 7.2.1)
     MAX_MEM_LEVEL = 8       # zlib's default: its largest is hardly better, and twice the memory

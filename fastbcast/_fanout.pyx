@@ -3,7 +3,7 @@
     publish --> append --> dirty --(end of the loop's turn)--> rounds (_round.pyx)
 
 One object in layers, a file for each: Roster (who, and how far behind), Forms (in which form), Tally (what became of
-a message), Round (the sweep), and this one, which the rest of the program calls.
+a message), Delivery (one subscriber's turn), Round (the sweep), and this one, which the rest of the program calls.
 
 Invariants
 
@@ -213,8 +213,7 @@ cdef class Fanout(Round):
         if occasion == ON_RESUME:
             deadline_ns = self.sweeper.turn_deadline()
         if now_ns() >= deadline_ns or (self.policy.release_ns and occasion != BEFORE_CLOSE):
-            self.has_returners = True
-            return self.ask_for_round()
+            return self.leave_to_rounds()
         if subscription.place.is_compacted:
             self.send_compacted(subscription, UINT64_MAX, deadline_ns)
         else:
@@ -225,8 +224,7 @@ cdef class Fanout(Round):
                 and self.slots[subscription.index].seq != self.log.lane.next_seq
             ):
                 if now_ns() >= deadline_ns:
-                    self.has_returners = True
-                    self.ask_for_round()
+                    self.leave_to_rounds()
                     break
                 self.position = subscription.index
                 self.remaining = 1

@@ -11,6 +11,12 @@ cdef enum:
     OPCODE_PONG = 0xA
 
 cdef enum:
+    # The other bits of a frame's first byte.
+    FIN = 0x80
+    RESERVED = 0x70
+    RSV1 = 0x40         # on a message's first frame: the message is compressed (RFC 7692 section 6)
+
+cdef enum:
     MAX_CONTROL_PAYLOAD_BYTES = 125  # section 5.5
 
 
@@ -28,8 +34,15 @@ cdef int acquire_payload(object message, object text, Payload* payload) except -
 cdef void borrow_payload(const uint8_t* frame, Py_ssize_t frame_bytes, Payload* payload) noexcept
 cdef void release_payload(Payload* payload) noexcept
 
-cdef Py_ssize_t header_len(uint64_t payload_len) noexcept nogil
-cdef Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil
+cdef inline Py_ssize_t header_len(uint64_t payload_len) noexcept nogil:
+    """Return the size of a frame's header, which no server masks."""
+    return 2 if payload_len < 126 else 4 if payload_len < 65536 else 10
+
+
+cdef inline Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil:
+    return header_len(payload_len) + <Py_ssize_t>payload_len
+
+
 cdef Py_ssize_t write_header(uint8_t* out, uint8_t first_bits, uint64_t payload_len) noexcept nogil
 cdef void write_frame(uint8_t* out, uint8_t opcode, const uint8_t* data, uint64_t payload_len) noexcept nogil
 

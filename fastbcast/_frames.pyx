@@ -79,22 +79,10 @@ cdef void release_payload(Payload* payload) noexcept:
         PyBuffer_Release(&payload.view)
 
 
-cdef Py_ssize_t header_len(uint64_t payload_len) noexcept nogil:
-    if payload_len < 126:
-        return 2
-    if payload_len < 65536:
-        return 4
-    return 10
-
-
-cdef Py_ssize_t frame_len(uint64_t payload_len) noexcept nogil:
-    return header_len(payload_len) + <Py_ssize_t>payload_len
-
-
 cdef Py_ssize_t write_header(uint8_t* out, uint8_t first_bits, uint64_t payload_len) noexcept nogil:
     """Write the header of a whole frame at `out`; returns its size. `first_bits`: opcode and reserved bits."""
     cdef int shift
-    out[0] = 0x80 | first_bits
+    out[0] = FIN | first_bits
     if payload_len < 126:
         out[1] = <uint8_t>payload_len
         return 2

@@ -1,6 +1,8 @@
 """What clients send compressed (permessage-deflate, RFC 7692): a message's payload, inflated with a bound.
 
-    payload, then 00 00 ff ff --inflate--> Scratch (one for a hub) --> the message
+    payload, then 00 00 ff ff --inflate_payload--> Scratch (one for a hub) --> the message
+
+The load generator inflates with `inflate_payload`, too, into a room of its own.
 
 Invariants
 
@@ -28,10 +30,10 @@ from fastbcast._zlib cimport (
     inflateEnd,
     inflateInit2,
     inflateReset,
+    z_stream,
 )
 
 cdef enum:
-    RAW_WINDOW_BITS = -15               # whatever a peer has negotiated, 15 bits inflate it
     MAX_FED_BYTES = 1 << 30             # zlib counts in 32 bits
     BETWEEN_BLOCKS = 128                # `data_type` (zlib.h, inflate), with no bits left over and not in a last block
 
@@ -42,26 +44,20 @@ cdef class Scratch:
     """Where the messages of a hub's clients are inflated, one after the other."""
 
     def __dealloc__(self):
-        free(self.data)
+        free(self.room.data)
 
-    cdef bint grow(self, Py_ssize_t max_bytes) noexcept:
-        """Make it twice as large, up to `max_bytes`; False: no memory, and nothing has changed."""
-        cdef Py_ssize_t capacity = min(2 * self.capacity if self.capacity else SCRATCH_BYTES, max_bytes)
-        cdef uint8_t* data = <uint8_t*>realloc(self.data, capacity)
-        if data == NULL:
-            return False
-        self.data = data
-        self.capacity = capacity
-        return True
+    @property
+    def capacity(self):
+        """How many bytes it holds in memory."""
+        return self.room.capacity
 
     cdef int shrink(self) noexcept:
         """The message is not needed any more: give back what a large one took."""
         cdef uint8_t* data
-        if self.capacity > SCRATCH_BYTES:
-            data = <uint8_t*>realloc(self.data, SCRATCH_BYTES)
+        if self.room.capacity > SCRATCH_BYTES:
+            data = <uint8_t*>realloc(self.room.data, SCRATCH_BYTES)
             if data != NULL:
-                self.data = data
-                self.capacity = SCRATCH_BYTES
+                self.room = Room(data, SCRATCH_BYTES)
         return 0
 
 
@@ -77,56 +73,78 @@ cdef class Inflater:
             inflateEnd(&self.stream)
 
     cdef Outcome inflate_message(self, const uint8_t* data, Py_ssize_t len, Py_ssize_t max_bytes) noexcept:
-        """Inflate the payload of a whole message (section 7.2.2); after any other outcome than INFLATED it is useless
-        if it keeps its window."""
-        cdef Outcome outcome = INFLATED
-        cdef Py_ssize_t payload_bytes
+        """Inflate the payload of a whole message; after any other outcome than INFLATED it is useless if it keeps its
+        window."""
         self.scratch.messages += 1
-        self.len = 0
-        if len:     # an empty message that a careless peer did not compress at all
-            outcome = self._begin()
-            if outcome == INFLATED:
-                outcome = self._feed(data, len, max_bytes)
-            if outcome == INFLATED and not self.has_ended:
-                payload_bytes = self.len
-                outcome = self._feed(TAIL, sizeof(TAIL), max_bytes)
-                if outcome == INFLATED and (self.len != payload_bytes or not self.is_between_blocks):
-                    outcome = INVALID           # they were no empty block: something was cut off before
-        return outcome
+        self.inflated = Inflated(0, 0, False)
+        if len == 0:    # an empty message that a careless peer did not compress at all
+            return INFLATED
+        if not self._begin():
+            return NO_MEMORY
+        return inflate_payload(&self.stream, data, len, max_bytes, &self.scratch.room, &self.inflated)
 
-    cdef Outcome _begin(self) noexcept:
-        """Make the stream, or make it new where nothing may be taken over."""
-        cdef int status = Z_OK
+    cdef bint _begin(self) noexcept:
+        """Make the stream, or make it new where nothing may be taken over. False: no memory."""
         if not self.has_stream:
             memset(&self.stream, 0, sizeof(self.stream))
-            status = inflateInit2(&self.stream, RAW_WINDOW_BITS)
-            self.has_stream = status == Z_OK
+            self.has_stream = inflateInit2(&self.stream, RAW_WINDOW_BITS) == Z_OK
         elif not self.keeps_window:
             inflateReset(&self.stream)
-        return INFLATED if status == Z_OK else NO_MEMORY
+        return self.has_stream
 
-    cdef Outcome _feed(self, const uint8_t* data, Py_ssize_t len, Py_ssize_t max_bytes) noexcept:
-        """Inflate all that `len` bytes give."""
-        cdef Scratch scratch = self.scratch
-        cdef int status
-        while True:
-            if self.len == scratch.capacity and not scratch.grow(max_bytes + 1):
-                return NO_MEMORY
-            self.stream.next_in = data
-            self.stream.avail_in = <unsigned int>min(len, MAX_FED_BYTES)
-            self.stream.next_out = scratch.data + self.len
-            self.stream.avail_out = <unsigned int>min(min(scratch.capacity, max_bytes + 1) - self.len, MAX_FED_BYTES)
-            status = inflate(&self.stream, Z_SYNC_FLUSH)
-            len -= self.stream.next_in - data
-            data = self.stream.next_in
-            self.len = self.stream.next_out - scratch.data
-            if status == Z_STREAM_END:
-                inflateReset(&self.stream)
-            elif status != Z_OK and status != Z_BUF_ERROR:      # that one only says that there was nothing to do
-                return NO_MEMORY if status == Z_MEM_ERROR else INVALID
-            if self.len > max_bytes:
-                return TOO_BIG
-            if len == 0 and (status == Z_STREAM_END or self.stream.avail_out):
-                self.has_ended = status == Z_STREAM_END
-                self.is_between_blocks = self.has_ended or self.stream.data_type == BETWEEN_BLOCKS
-                return INFLATED
+
+cdef Outcome inflate_payload(
+    z_stream* stream, const uint8_t* payload, Py_ssize_t len, Py_ssize_t max_bytes, Room* room, Inflated* inflated
+) noexcept nogil:
+    """Inflate the payload of a whole message into `room` (section 7.2.2); nothing after it can be inflated if that fails.
+
+    `stream` has inflated what the sender's may refer to; where the outcome is INFLATED it has inflated this, too.
+    """
+    cdef int status
+    cdef bint has_ended, is_tail = False
+    cdef Py_ssize_t ended_at = 0, payload_bytes = 0
+    inflated[0] = Inflated(0, 0, False)
+    while True:
+        if inflated.all_bytes == room.capacity and not enlarge(room, max_bytes + 1):
+            return NO_MEMORY
+        stream.next_in = payload
+        stream.avail_in = <unsigned int>min(len, MAX_FED_BYTES)
+        stream.next_out = room.data + inflated.all_bytes
+        stream.avail_out = <unsigned int>min(min(room.capacity, max_bytes + 1) - inflated.all_bytes, MAX_FED_BYTES)
+        status = inflate(stream, Z_SYNC_FLUSH)
+        len -= stream.next_in - payload
+        payload = stream.next_in
+        inflated.all_bytes = stream.next_out - room.data
+        has_ended = status == Z_STREAM_END
+        if has_ended:
+            inflateReset(stream)
+            inflated.is_end = True
+            ended_at = inflated.all_bytes
+        elif status != Z_OK and status != Z_BUF_ERROR:      # that one only says that there was nothing to do
+            return NO_MEMORY if status == Z_MEM_ERROR else INVALID
+        if inflated.all_bytes > max_bytes:
+            return TOO_BIG
+        if len or not (has_ended or stream.avail_out):
+            continue
+        if is_tail and (
+            inflated.all_bytes != payload_bytes or not (has_ended or stream.data_type == BETWEEN_BLOCKS)
+        ):
+            return INVALID              # it was no empty block: something was cut off before
+        if is_tail or has_ended:        # behind an end a byte should follow, but nothing is missing
+            break
+        is_tail = True
+        payload_bytes = inflated.all_bytes
+        payload = TAIL
+        len = sizeof(TAIL)
+    inflated.remembered_bytes = inflated.all_bytes - ended_at
+    return INFLATED
+
+
+cdef bint enlarge(Room* room, Py_ssize_t max_bytes) noexcept nogil:
+    """Make it twice as large, up to `max_bytes`; False: no memory, and nothing has changed."""
+    cdef Py_ssize_t capacity = min(2 * room.capacity if room.capacity else SCRATCH_BYTES, max_bytes)
+    cdef uint8_t* data = <uint8_t*>realloc(room.data, capacity)
+    if data == NULL:
+        return False
+    room[0] = Room(data, capacity)
+    return True

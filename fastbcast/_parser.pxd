@@ -45,6 +45,7 @@ cdef class Parser:
     # Fed, and not used up: borrowed from whoever calls `next_event`.
     cdef uint8_t* data
     cdef Py_ssize_t len
+    cdef bytearray rest                 # not used up, and kept by `keep_rest`; None: nothing is
     # The frame at hand: its header as far as it is here, then how much of its payload is to come.
     cdef uint8_t[MAX_HEADER_BYTES] header
     cdef int header_len, header_bytes
@@ -71,6 +72,8 @@ cdef class Parser:
 
     cdef int feed(self, uint8_t* data, Py_ssize_t len) noexcept
     cdef Event next_event(self) except *
+    cdef int keep_rest(self) except -1
+    cdef bytearray take_rest(self)
     cdef Py_ssize_t partial_bytes(self) noexcept
     cdef Event fail(self, int code, str reason, str cause) except *
     cdef bint _read_header(self) except *

@@ -11,19 +11,20 @@ Invariants
    of a compressed message is looked at when the message is whole.
 3. A message is at most `max_message_bytes`, in at most `max_fragments` frames. What is kept of a message that is
    not here in one piece grows with what has come, not with what was announced.
-4. Between two reads nothing but that message's beginning, and a control frame's, is kept. The bytes that are fed are
-   the caller's; they are unmasked in place.
+4. Between two reads nothing but that message's beginning, and a control frame's, is kept; and, if the caller wants no
+   more events for now, what is behind the last one. The bytes that are fed are the caller's; they are unmasked in place.
 5. With an `inflater` a message may be compressed (RFC 7692 section 6): RSV1 of its first frame says so, and of no other
    frame. It is bounded twice, as it comes and as it is inflated.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from fastbcast._frames cimport (
+    FIN,
     MAX_CONTROL_PAYLOAD_BYTES,
     OPCODE_BINARY,
     OPCODE_CLOSE,
@@ -31,14 +32,13 @@ from fastbcast._frames cimport (
     OPCODE_PING,
     OPCODE_PONG,
     OPCODE_TEXT,
+    RESERVED,
+    RSV1,
     is_sendable_close_code,
 )
 from fastbcast._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
 
 cdef enum:
-    FIN = 0x80
-    RESERVED = 0x70
-    RSV1 = 0x40                     # the message is compressed (RFC 7692 section 6)
     OPCODE = 0x0F
     MASKED = 0x80
     NO_CODE_RECEIVED = 1005         # section 7.1.5
@@ -63,8 +63,11 @@ cdef class Parser:
         self.max_fragments = max_fragments
         self.inflater = inflater
 
-    def parse(self, data):
-        """Feed a copy of `data` and return what comes of it (list of tuples); for tests."""
+    def parse(self, data, bint is_held_back=False):
+        """Feed a copy of `data` and return what comes of it (list of tuples); for tests.
+
+        `is_held_back`: what is behind a message is kept, and fed again, as it is of a client that has to wait.
+        """
         cdef bytearray copy = bytearray(data)
         cdef Event event
         cdef list events = []
@@ -72,9 +75,14 @@ cdef class Parser:
         while True:
             event = self.next_event()
             if event == NOTHING:
-                return events
+                copy = self.take_rest()
+                if copy is None:
+                    return events
+                self.feed(<uint8_t*>PyByteArray_AS_STRING(copy), len(copy))
             elif event == MESSAGE:
                 events.append(("message", self.message))
+                if is_held_back:
+                    self.keep_rest()
             elif event == CLOSE:
                 events.append(("close", self.close_code, self.close_reason))
             elif event == FAILED:
@@ -89,9 +97,22 @@ cdef class Parser:
         self.inflated_bytes = 0
         return 0
 
+    cdef int keep_rest(self) except -1:
+        """Keep what is behind the last event, to be fed again later: there is nothing more until then."""
+        if self.len:
+            self.rest = PyByteArray_FromStringAndSize(<char*>self.data, self.len)
+            self.len = 0
+        return 0
+
+    cdef bytearray take_rest(self):
+        """Return what was kept, to feed it; None: nothing was."""
+        cdef bytearray rest = self.rest
+        self.rest = None
+        return rest
+
     cdef Py_ssize_t partial_bytes(self) noexcept:
-        """Return how much it keeps of a message that is not whole yet."""
-        return 0 if self.assembled is None else len(self.assembled)
+        """Return how much it keeps: of a message that is not whole yet, and of what is to be fed again."""
+        return (0 if self.assembled is None else len(self.assembled)) + (0 if self.rest is None else len(self.rest))
 
     cdef Event next_event(self) except *:
         """Return what comes next of the bytes that were fed."""
@@ -231,10 +252,10 @@ cdef class Parser:
     cdef Event _inflate_message(self, const uint8_t* data, Py_ssize_t len) except *:
         cdef Inflater inflater = self.inflater
         cdef Outcome outcome = inflater.inflate_message(data, len, self.max_message_bytes)
-        self.inflated_bytes += inflater.len
+        self.inflated_bytes += inflater.inflated.all_bytes
         try:
             if outcome == INFLATED:
-                return self._make_message(inflater.scratch.data, inflater.len)
+                return self._make_message(inflater.scratch.room.data, inflater.inflated.all_bytes)
         finally:
             inflater.scratch.shrink()
         if outcome == NO_MEMORY:
@@ -283,6 +304,7 @@ cdef class Parser:
         self.len = 0
         self.has_header = False
         self.assembled = None
+        self.rest = None
         self.inflater = None
         return FAILED
 

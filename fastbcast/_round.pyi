@@ -1,6 +1,6 @@
 from typing_extensions import disjoint_base
 
-from ._tally import Tally
+from ._delivery import Delivery
 
 @disjoint_base
-class Round(Tally): ...
+class Round(Delivery): ...

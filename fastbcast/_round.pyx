@@ -4,7 +4,7 @@
            |  WRITABLE          one send(2) of all it lacks; under TLS whole frames for its Transport
            |  PAUSED            judged (see _policy): stays, jumps, or is closed; or reads compacted from now on
            v
-    set aside: refused | failed | over its limit | compacted | encrypted        (settled with the GIL)
+    set aside: refused | failed | over its limit | compacted | encrypted        (settled with the GIL: _delivery.pyx)
 
 A round goes once around the dense array of slots, from `position`, for `remaining` more visits; it is cut
 into slices bounded in time, and what is published between two slices goes out with the visits that follow.
@@ -24,45 +24,24 @@ Invariants
 5. No user code runs inside a sweep, and no Python object is touched without the GIL.
 """
 
-from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns, now_ns
-from fastbcast._compact cimport CompactLog, Entry, bytes_of
-from fastbcast._log cimport (
-    PLAIN, WINDOWED, Lane, end_of, gather, iovec, published_ns, seq_at, start_of, view,
-)
-from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, LATEST, WITHIN_LIMITS, Place, Slot
+from fastbcast._delivery cimport Delivery
+from fastbcast._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
+from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
 from fastbcast._roster cimport Subscription
+from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
 from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, ENCRYPTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
-from fastbcast._tally cimport Tally
 from fastbcast._wire cimport PAUSED, WRITABLE
 
-cdef extern from *:
-    """
-    #include <sys/types.h>
-    #include <sys/socket.h>
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0      /* macOS: CPython ignores SIGPIPE anyway */
-    #endif
-    """
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    int MSG_DONTWAIT
-    int MSG_NOSIGNAL
-    ssize_t send(int fd, const void* data, size_t size, int flags) nogil
-    ssize_t sendmsg(int fd, const msghdr* message, int flags) nogil
-
 cdef enum:
-    IOVEC_COUNT = 16            # pieces of one send; a lane with more segments takes several
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late
-    ENCRYPTED_BYTES = 65536     # whole frames that a TLS Transport is given at once, if one is not larger: four records
 
 
-cdef class Round(Tally):
+cdef class Round(Delivery):
     """The sweep of one channel, round after round."""
 
     cdef bint sweep(self, uint64_t deadline_ns, bint is_turn_end) except -1:
@@ -115,11 +94,6 @@ cdef class Round(Tally):
         self.round_end = self.appended
         self.round_began_ns = now
         return True
-
-    cdef int ask_for_round(self) except -1:
-        """Have one more round run at the end of this turn."""
-        self.needs_round = True
-        return self.sweeper.mark_dirty(self)
 
     cdef int _end_round(self) except -1:
         if not self.has_leftover:
@@ -229,13 +203,6 @@ cdef class Round(Tally):
         self.counters.sends += sends
         return 0
 
-    cdef int keeps_up(self, Place* place) noexcept nogil:
-        """A subscriber has everything: from here on it is sent every message, and its lag counts anew."""
-        place.judged_from = KEEPING_UP
-        place.soft_since_ns = 0
-        place.is_compacted = self.policy.release_ns != 0
-        return 0
-
     cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil:
         self.sweeper.asides[self.sweeper.aside_count] = Aside(index, verdict, error)
         self.sweeper.aside_count += 1
@@ -291,7 +258,7 @@ cdef class Round(Tally):
         self.counters.refused_sends += <uint64_t>len(refused)
         self.counters.failed_sends += <uint64_t>len(failed)
         for subscription in refused:
-            self._hand_over(subscription)
+            self.hand_over(subscription)
         for subscription, error in failed:
             self.fail(subscription, error)
         for subscription in over_limit:
@@ -299,181 +266,7 @@ cdef class Round(Tally):
         for subscription in compacted:
             self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
         for subscription in encrypted:
-            self._send_encrypted(subscription, deadline_ns)
-        return 0
-
-    cdef int evict(self, Subscription subscription, str cause) except -1:
-        """Close a subscriber's client because it does not keep up; what fails there does not keep the next one."""
-        if subscription.is_active:
-            try:
-                subscription.wire.owner._evict(cause)
-            except Exception as failure:
-                self.sweeper.report("evict_failed", self.name, failure)
-        return 0
-
-    cdef int fail(self, Subscription subscription, int error) except -1:
-        """The same for one whose send failed with errno `error`."""
-        if subscription.is_active:
-            try:
-                subscription.wire.owner._send_failed(error)
-            except Exception as failure:
-                self.sweeper.report("abort_failed", self.name, failure)
-        return 0
-
-    cdef int _hand_over(self, Subscription subscription) except -1:
-        """Give the rest of the current frame to the Transport; the cursor is at a boundary again."""
-        cdef Slot* slot = &self.slots[subscription.index]
-        cdef uint64_t seq = slot.seq
-        cdef uint64_t start = slot.cursor
-        slot.cursor = end_of(slot.lane, seq)
-        slot.seq = seq + 1
-        self._give(
-            subscription, view(slot.lane, start, slot.cursor), seq, seq + 1, published_ns(slot.lane, seq)
-        )
-        if subscription.is_active and not subscription.place.rest_seq \
-                and self.slots[subscription.index].seq != self.log.lane.next_seq:
-            self.ask_for_round()    # it could write after all, so no `resume_writing` will come
-        return 0
-
-    cdef int _send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1:
-        """Give the Transport what the subscriber lacks, some whole frames at a time, until it has to keep any.
-
-        At the deadline what is left waits for one more round.
-        """
-        cdef iovec piece
-        cdef Slot* slot
-        cdef uint64_t start
-        cdef uint64_t seq
-        cdef bint has_sent = False
-        while subscription.is_active and subscription.wire.socket.state == WRITABLE:
-            slot = &self.slots[subscription.index]
-            start = slot.cursor
-            seq = slot.seq
-            if start == slot.lane.tail:
-                self.keeps_up(slot.place)
-                break
-            if has_sent and now_ns() >= deadline_ns:
-                self.has_returners = True
-                self.ask_for_round()
-                break
-            has_sent = True
-            gather(slot.lane, start, &piece, 1)
-            slot.seq = max(
-                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES))
-            )
-            slot.cursor = end_of(slot.lane, slot.seq - 1)
-            self.counters.sends += 1
-            self._give(
-                subscription, view(slot.lane, start, slot.cursor), seq, slot.seq, published_ns(slot.lane, seq)
-            )
-            self.counters.refused_sends += subscription.wire.socket.state == PAUSED
-        return 0
-
-    cdef int _give(
-        self, Subscription subscription, object rest, uint64_t seq, uint64_t end_seq, uint64_t first_ns
-    ) except -1:
-        """Hand the rest of message `seq`, and those up to `end_seq`, to the client's Transport.
-
-        One that raises loses its connection.
-        """
-        self.counters.delivered_messages += end_seq - seq
-        self.counters.sent_bytes += <uint64_t>len(rest)
-        try:
-            if subscription.wire.hand_over(rest):
-                subscription.place.rest_seq = seq
-                subscription.place.rest_end_seq = end_seq
-                subscription.place.rest_ns = first_ns
-        except Exception as error:
-            self.sweeper.report("transport_failed", self.name, error)
-            self.fail(subscription, 0)
-        return 0
-
-    # Behind on a conflating channel.
-
-    cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1:
-        """Send what a subscriber lacks from the compact log, at most `max_messages`, and follow it to the tail.
-
-        At the deadline, or at that many, what is left waits for one more round.
-        """
-        cdef CompactLog compact = self.compact
-        cdef iovec[IOVEC_COUNT] pieces
-        cdef uint32_t[IOVEC_COUNT] indexes
-        cdef (PyObject*)[IOVEC_COUNT] frames
-        cdef msghdr message
-        cdef Slot* slot
-        cdef Entry entry
-        cdef uint64_t left = max_messages
-        cdef ssize_t sent = 0
-        cdef ssize_t frame_bytes
-        cdef uint32_t i
-        cdef int count
-        cdef int k
-        memset(&message, 0, sizeof(msghdr))
-        message.msg_iov = pieces
-        while subscription.is_active and subscription.wire.socket.state == WRITABLE:
-            slot = &self.slots[subscription.index]
-            count = 0
-            i = compact.find_live(slot.seq)
-            while i < compact.count and count < IOVEC_COUNT and <uint64_t>count < left:
-                frames[count] = self.compacted_frame(slot, i)
-                pieces[count] = bytes_of(frames[count])
-                indexes[count] = i
-                count += 1
-                i = compact.live_from(i + 1)
-            if i < compact.count and (count == 0 or (left != max_messages and now_ns() >= deadline_ns)):
-                self.ask_for_round()
-                break
-            if count == 0:
-                self._pass_over(slot, self.log.lane.next_seq, compact.keyless)
-                slot.seq = self.log.lane.next_seq
-                slot.cursor = self.log.lane.tail
-                slot.place.keyless = compact.keyless
-                slot.place.is_compacted = self.policy.release_ns != 0
-                self.place_at_tail(slot)
-                break
-            message.msg_iovlen = count
-            if subscription.wire.is_encrypted:
-                sent = 0    # the Transport gets one frame after the other
-            else:
-                with nogil:
-                    sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-            self.counters.sends += 1
-            if sent < 0:
-                if errno == EINTR:
-                    continue
-                if errno != EAGAIN and errno != ENOBUFS and errno != ENOMEM:
-                    self.counters.failed_sends += 1
-                    self.fail(subscription, errno)
-                    break
-                sent = 0
-            for k in range(count):
-                entry = compact.entries[indexes[k]]
-                self._pass_over(slot, entry.seq, entry.keyless - (not entry.has_key))
-                slot.seq = entry.seq + 1
-                slot.cursor = entry.end
-                slot.place.keyless = entry.keyless
-                left -= 1
-                frame_bytes = pieces[k].iov_len
-                if sent >= frame_bytes:
-                    self.counters.delivered_messages += 1
-                    self.counters.sent_bytes += <uint64_t>frame_bytes
-                    sent -= frame_bytes
-                else:
-                    self.counters.refused_sends += not subscription.wire.is_encrypted
-                    self._give(
-                        subscription, memoryview(<object>frames[k])[sent:], entry.seq, entry.seq + 1, entry.published_ns
-                    )
-                    break
-        return 0
-
-    cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept:
-        """Count what a reader of the compact log does not get before `seq`; `keyless` messages without a key
-        came before that."""
-        cdef uint64_t skipped = keyless - slot.place.keyless
-        if seq != slot.seq:
-            self.count_compacted(slot, seq, skipped)
-            self.counters.skipped_messages += skipped
-            self.counters.conflated_messages += seq - slot.seq - skipped
+            self.send_encrypted(subscription, deadline_ns)
         return 0
 
     cdef int trim(self) except -1:

@@ -16,7 +16,7 @@ Invariants
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
 4. What waits in the Transport is bounded: the rest of one frame (under TLS one frame, or frames of at most
-   ENCRYPTED_BYTES of _round.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
+   ENCRYPTED_BYTES of _delivery.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
    to what one read has brought.
 """
 

@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from .log import log_event
 
@@ -26,6 +26,17 @@ GONE = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ETIMEDOUT,
     errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
 }
+
+
+class Accepted(socket.socket):
+    """A socket.socket without the enums of its family and type: made anew at every look, they cost more than accept.
+
+    And it is one, or uvloop would close its descriptor a second time, when the number may be another file's.
+    """
+
+    __slots__ = ()
+    family = socket.SocketType.family  # type: ignore[assignment]
+    type = socket.SocketType.type  # type: ignore[assignment]
 
 
 class Acceptor:
@@ -49,8 +60,6 @@ class Acceptor:
         protocol = socket.IPPROTO_TCP if family in (socket.AF_INET, socket.AF_INET6) else 0
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                # What `listener.accept()` does, but for the enums: those of a socket.socket, which are made
-                # anew at every look, cost as much as the system call.
                 fd, address = listener._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
@@ -61,7 +70,7 @@ class Acceptor:
                     raise
                 self._pause(error)
                 return
-            accepted = cast("socket.socket", socket.SocketType(family, socket.SOCK_STREAM, protocol, fd))
+            accepted = Accepted(family, socket.SOCK_STREAM, protocol, fd)
             accepted.setblocking(False)
             self._on_accept(accepted, address)
 

@@ -21,7 +21,7 @@ import click
 import uvloop
 
 from . import __version__, log
-from .door import DEFAULT_CHANNEL
+from ._door import DEFAULT_CHANNEL
 from .handover import HandoverFailed
 from .hub import Hub
 from .listeners import inherit, inherit_from_systemd

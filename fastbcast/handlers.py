@@ -5,9 +5,9 @@ Invariants
 1. Handlers run on the loop's thread, never inside a sweep.
 2. The events of one client are handled one at a time and in order: connect, its messages, disconnect.
    While an `async` handler of a client is at work, what follows waits in its Inbox.
-3. An Inbox is bounded: at `max_inbox_messages` reading from that client is paused, so what it holds is
-   at most that, and what one read of the socket had already brought. A Throttle pauses it, too: reading goes on
-   when neither is against it.
+3. An Inbox is bounded: at `max_inbox_messages`, or `max_message_bytes` in them, reading from that client is paused, and
+   what was read already is not looked at, so it holds at most that, and one message more. A Throttle pauses it, too:
+   reading goes on when neither is against it.
 4. A handler that raises closes its client with 1011, and hurts no other: it is logged, and
    `on_error` is called with the client and the exception.
 """
@@ -34,20 +34,23 @@ Handler = Callable[..., Any]
 class Inbox:
     """One client's events that wait for an async handler, and the task that works them off."""
 
-    __slots__ = ("events", "is_cancelled")
+    __slots__ = ("events", "is_cancelled", "size")
 
     def __init__(self) -> None:
         self.events: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self.size = 0       # of the messages among them, in bytes or characters
         self.is_cancelled = False
 
 
 class Handlers:
     """The handlers of one hub, one for each event: connect, message, disconnect, error."""
 
-    def __init__(self, max_inbox_messages: int, max_messages_per_second: float) -> None:
+    def __init__(self, max_inbox_messages: int, max_message_bytes: int, max_messages_per_second: float) -> None:
         self._handlers: dict[str, Handler] = {}
         self.throttle = Throttle(max_messages_per_second, self._resume_reading) if max_messages_per_second else None
         self._max_inbox_messages = max_inbox_messages
+        self._max_inbox_size = max_message_bytes
+        self.inbox_pauses = 0
         self._tasks: dict[asyncio.Task[None], Client] = {}
 
     def register(self, event: str, handler: Handler) -> None:
@@ -66,8 +69,11 @@ class Handlers:
         inbox: Inbox | None = client._inbox
         if inbox is not None:
             inbox.events.append((event, arguments))
-            if len(inbox.events) >= self._max_inbox_messages:
-                client._pause_reading()
+            if event == "message":
+                inbox.size += len(arguments[0])
+                if len(inbox.events) >= self._max_inbox_messages or inbox.size >= self._max_inbox_size:
+                    self.inbox_pauses += 1
+                    client._pause_reading()
             return
         try:
             result = handler(client, *arguments)
@@ -98,6 +104,8 @@ class Handlers:
                 if not inbox.events:
                     break
                 event, arguments = inbox.events.popleft()
+                if event == "message":
+                    inbox.size -= len(arguments[0])
                 self._resume_reading(client)
                 result = self._call(event, client, *arguments)
         finally:
@@ -110,7 +118,9 @@ class Handlers:
     def _resume_reading(self, client: Client) -> None:
         """Go on reading from `client`, if there is room in its inbox and it is within its rate."""
         inbox: Inbox | None = client._inbox
-        if inbox is not None and len(inbox.events) > self._max_inbox_messages // 2:
+        if inbox is not None and (
+            len(inbox.events) > self._max_inbox_messages // 2 or inbox.size > self._max_inbox_size // 2
+        ):
             return
         if self.throttle is None or not self.throttle.is_holding(client):
             client._resume_reading()

@@ -12,13 +12,10 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 import math
-import threading
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -33,12 +30,13 @@ from ._policy import Policy
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .channel import Asked, Channel
-from .exceptions import FastbcastError, InvalidChannelName, PublishQueueFull, TooManyChannels, TooManySubscriptions
+from .exceptions import InvalidChannelName, TooManyChannels, TooManySubscriptions
 from .handlers import Handlers
 from .log import log_event
 from .names import ChannelNames
 from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
+from .publish_queue import PublishQueue
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
 
@@ -49,14 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hub"]
 
-QUEUED_MESSAGE_BYTES = 128
-"""What a message that `publish_threadsafe` queues takes beside its frame and its key."""
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _measure_queued(frame: bytes, key: Key | None) -> int:
-    return QUEUED_MESSAGE_BYTES + len(frame) + (0 if key is None else measure_key(key))
 
 
 class Hub:
@@ -78,7 +69,11 @@ class Hub:
             self.options.max_window_bytes,
         )
         self.watch = Watch(self.options.stall_seconds)
-        self.handlers = Handlers(self.options.max_inbox_messages, self.options.max_inbound_messages_per_second)
+        self.handlers = Handlers(
+            self.options.max_inbox_messages,
+            self.options.max_message_bytes,
+            self.options.max_inbound_messages_per_second,
+        )
         self._throttle = self.handlers.throttle     # read at every message
         self._names = ChannelNames(self.options.max_channel_name_bytes, self.options.channel_name_pattern)
         self._disconnects: Counter[str] = Counter()
@@ -86,15 +81,16 @@ class Hub:
         self._received_messages = 0
         self.pings = 0
         self.authorize_hook: AuthorizeHook | None = None
-        self._queue: deque[tuple[str, bytes, Key | None]] = deque()
-        self._queued_bytes = 0
-        self._queue_lock = threading.Lock()
+        self._publish_queue = PublishQueue(
+            self.options.max_threadsafe_bytes, self.options.slice_seconds, self._publish_frame
+        )
         self.loop: asyncio.AbstractEventLoop | None = None
         # Read by the compiled client.
-        # What one read brings is handled whole, and counts: with a limit of the rate it is little.
+        # What a read brings that is too much is kept until its time: with a limit of the rate it is little.
         self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
         self.inflater = Inflater(Scratch(), False)
-        self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes))
+        read_bytes = len(self.read_buffer.large)
+        self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes, read_bytes))
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes
@@ -109,8 +105,7 @@ class Hub:
         if self.loop is None:
             self.loop = loop
             self._sweeper.bind(loop)
-            if self._queue:
-                self._take_queue()
+            self._publish_queue.bind(loop)
 
     # Channels.
 
@@ -147,6 +142,8 @@ class Hub:
 
     def check_channel_name(self, name: str) -> None:
         """Raise InvalidChannelName if no channel may be called so."""
+        if name in self._channels:
+            return
         fault = self._names.find_fault(name)
         if fault is not None:
             self._refused["channel_name"] += 1
@@ -202,32 +199,10 @@ class Hub:
         fault = self._names.find_fault(channel)  # whether there is the channel, only the loop's thread knows
         if fault is not None:
             raise InvalidChannelName(channel, fault)
-        frame = encode(message, text, self.max_message_bytes)
-        size = _measure_queued(frame, key)
-        with self._queue_lock:
-            if self._queued_bytes + size > self.options.max_threadsafe_bytes:
-                raise PublishQueueFull(self._queued_bytes, self.options.max_threadsafe_bytes)
-            is_first = not self._queue
-            self._queue.append((channel, frame, key))
-            self._queued_bytes += size
-        if is_first and self.loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to get it
-                self.loop.call_soon_threadsafe(self._take_queue)
+        self._publish_queue.put(channel, encode(message, text, self.max_message_bytes), key)
 
-    def _take_queue(self, seconds: float | None = None) -> None:
-        """Publish what other threads have queued, for a slice of time; the rest in the next turn."""
-        end = time.monotonic() + (self.options.slice_seconds if seconds is None else seconds)
-        while self._queue:
-            if time.monotonic() >= end:
-                asyncio.get_running_loop().call_soon(self._take_queue)
-                break
-            with self._queue_lock:
-                name, frame, key = self._queue.popleft()
-                self._queued_bytes -= _measure_queued(frame, key)
-            try:
-                self.channel(name)._publish_frame(frame, key)
-            except (FastbcastError, MemoryError) as error:
-                log_event(logging.ERROR, "queued_message_lost", channel=name, reason=str(error) or "no memory")
+    def _publish_frame(self, channel: str, frame: bytes, key: Key | None) -> None:
+        self.channel(channel)._publish_frame(frame, key)
 
     def flushed(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Flushed]:
         """Await this to know what became of the newest message of every channel, in sum; see `Channel.flushed`.
@@ -235,7 +210,7 @@ class Hub:
         With nobody too slow, it returns when the kernel has everything that was published before the call.
         """
         self.check_thread("flushed")
-        self._take_queue(math.inf)
+        self._publish_queue.take(math.inf)
         return Asked(self.channels(), None).wait(timeout)
 
     def forget(self, channel: str, key: Key) -> bool:
@@ -388,6 +363,7 @@ class Hub:
             "received_compressed_messages": self.inflater.scratch.messages,
             "pings": self.pings,
             "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
+            "inbox_pauses": self.handlers.inbox_pauses,
             "refused": dict(self._refused),
             "disconnects": dict(self._disconnects),
             **self._sweeper.counters.as_dict(),

@@ -16,7 +16,7 @@ from .deadlines import Deadlines
 from .options import ServerOptions
 
 if TYPE_CHECKING:
-    from .door import Door
+    from ._door import Door
 
 __all__ = ["Lobby"]
 
@@ -47,8 +47,9 @@ class Lobby:
         Who has its answer goes first, then who has been sending a head for the longest: a flood of half-open
         connections cuts off itself, and not those who say what they want at once.
         """
-        while len(self) >= self._max_doors:
-            door = next(chain(self.lingering.waiting, self.reading.waiting), None)
+        reading, deciding, lingering = self._waiting
+        while len(reading) + len(deciding) + len(lingering) >= self._max_doors:
+            door = next(chain(lingering, reading), None)
             if door is None:
                 return False
             door.cut_off()

@@ -119,8 +119,9 @@ class HubOptions:
     """What Transports may hold of messages that the logs have forgotten (rests of large frames). Above it those
     clients that have been blocked for the longest are aborted."""
     max_partial_bytes: int = 64 * MIB
-    """What all clients together may have sent of messages that are not whole yet, or `max_message_bytes` if that is
-    more. Above it those that have been at theirs for the longest are closed with 1013."""
+    """What all clients together may have sent of messages that are not whole yet, or that wait for the client's rate or
+    inbox; or `max_message_bytes` or what one read brings, if that is more. Above it those that have been at it for the
+    longest are closed with 1013."""
     max_window_bytes: int = 64 * MIB
     """What the compressors of all channels' windows may take. A channel that finds no room compresses each message
     alone."""
@@ -135,12 +136,13 @@ class HubOptions:
     max_subscriptions: int = 1_000
     """Channels that one client may be subscribed to: TooManySubscriptions. Each costs it a slot and a cursor."""
     max_inbound_messages_per_second: float = 0.0
-    """What one client may send, with a second's worth saved up; over it reading from it is paused, and nothing is lost.
-    0: no limit, because on the command line clients may not send at all unless it says so."""
+    """What one client may send, with a second's worth saved up; what is over it waits, here and in the client's socket,
+    and nothing is lost. 0: no limit, because on the command line clients may not send at all unless it says so."""
     stall_seconds: float = 60.0
     """A client that takes nothing at all of what waits for it for so long is evicted, under every policy."""
     max_inbox_messages: int = 32
-    """Messages that wait for an async handler before reading from the client is paused."""
+    """Messages that wait for an async handler before reading from the client is paused; fewer, if they come to
+    `max_message_bytes`."""
     max_threadsafe_bytes: int = 16 * MIB
     """What `publish_threadsafe` may queue (frames, keys, and 128 bytes for each message) before PublishQueueFull."""
     close_seconds: float = 5.0

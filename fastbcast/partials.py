@@ -1,4 +1,5 @@
-"""What the hub's clients have sent of messages that are not whole yet, in sum.
+"""What the hub's clients have sent that cannot be handled yet, in sum: messages that are not whole, and what the last
+read had brought from a client that is held back.
 
     oldest  [client: bytes, client: bytes, ...]  newest     above max_bytes the oldest are closed, with 1013
 

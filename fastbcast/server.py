@@ -13,21 +13,21 @@ import socket
 import ssl as tls_module
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
 from ._client import Client
+from ._door import Door
 from ._frames import encode_close
 from .acceptor import Acceptor
 from .admission import Admission
-from .door import Door
 from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
-from .extensions import Deflate, choose_deflate
-from .handshake import encode_response
 from .hub import Hub
 from .keepalive import Keepalive
 from .listeners import Listeners, open_listeners
@@ -35,7 +35,6 @@ from .lobby import Lobby
 from .options import COMPRESSIONS, ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
-from .rights import Grant
 from .tls import Tls
 from .typing import Request
 
@@ -80,10 +79,9 @@ class Server:
         self.responses: Counter[int] = Counter()
         self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self.refused: Counter[str] = Counter()
-        self._may_compress = options.compression != "off"
         self._compression: Counter[str] = Counter(dict.fromkeys(COMPRESSIONS, 0))
         self._clients: dict[Client, str | None] = {}    # and what admission counts each under
-        self._connecting: set[asyncio.Task[Any]] = set()
+        self._connecting: set[asyncio.Future[Any]] = set()
         self._listeners = Listeners()
         self._acceptor: Acceptor | None = None
         self._is_draining = False
@@ -181,18 +179,20 @@ class Server:
     # A connection's way in.
 
     def _connect(self, accepted: socket.socket, address: Any) -> None:
+        loop = asyncio.get_running_loop()
         try:
             if self.options.notsent_lowat_bytes and accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.options.notsent_lowat_bytes)
             if self.options.send_buffer_bytes:
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.options.send_buffer_bytes)
+            # What a Task would do, without one: that would be a tenth of what a handshake costs.
+            opening = loop.connect_accepted_socket(partial(self._make_protocol, accepted, address), accepted)
+            connected: asyncio.Future[Any] = opening.send(None)
         except OSError:  # the peer is gone again
             accepted.close()
             return
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(lambda: self._make_protocol(accepted, address), accepted))
-        self._connecting.add(task)
-        task.add_done_callback(self._connected)
+        self._connecting.add(connected)
+        connected.add_done_callback(partial(self._connected, opening))
 
     def _make_protocol(self, accepted: socket.socket, address: Any) -> asyncio.BaseProtocol:
         door = Door(self, accepted, address)
@@ -201,59 +201,28 @@ class Server:
     def _tls_failed(self) -> None:
         self.refused["tls"] += 1
 
-    def _connected(self, task: asyncio.Task[Any]) -> None:
-        self._connecting.discard(task)
-        if not task.cancelled():
-            task.exception()  # a peer that is gone already is no news
+    def _connected(self, opening: Coroutine[Any, Any, Any], connected: asyncio.Future[Any]) -> None:
+        self._connecting.discard(connected)
+        # A peer that is gone already is no news.
+        with suppress(Exception, asyncio.CancelledError):
+            opening.send(None)
 
-    def upgrade(
-        self,
-        transport: asyncio.Transport,
-        accepted: socket.socket,
-        request: Request,
-        granted: Any,
-        early_data: bytes,
-        subprotocol: str | None,
-        forwarded_address: Any,
-        counted_as: str | None,
-    ) -> bool:
-        """Make a connection a client of the hub (called by its Door); False if the peer is gone already."""
-        rights = granted if isinstance(granted, Grant) else None
-        identity = granted if rights is None else rights.identity
-        client = Client(self.hub, self, transport, accepted.fileno(), request.channel, identity)
-        client.rights = rights
-        client.subprotocol = subprotocol
-        client.forwarded_address = forwarded_address
-        deflate = self._choose_deflate(request)
-        may_follow = False
-        if deflate is not None:
-            may_follow = self.options.compression == "window" and not deflate.server_no_context_takeover
-            client._negotiate(deflate, may_follow)
-        extension = None if deflate is None else str(deflate)
-        response = encode_response(request.headers["sec-websocket-key"], subprotocol, extension)
+    def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> bool:
+        """Answer with the 101 `response`: `client` is one from now on; False if its peer is gone already.
+
+        Called by its Door. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
+        counted_as: what admission counts it under.
+        """
         self._clients[client] = counted_as
         if not client._upgrade(response, early_data):
             del self._clients[client]
             self._check_empty()
             return False
         self.responses[101] += 1
-        self._compression["off" if deflate is None else "window" if may_follow else "deflate"] += 1
+        self._compression[form] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
         return True
-
-    def _choose_deflate(self, request: Request) -> Deflate | None:
-        if not self._may_compress or "sec-websocket-extensions" not in request.headers:
-            return None
-        return choose_deflate(
-            request.headers["sec-websocket-extensions"],
-            client_no_context_takeover=self.options.client_no_context_takeover,
-        )
-
-    def may_enter(self, channel: str, granted: Any) -> bool:
-        """Whether a client can do anything with the channel of its path, with what an authorize hook `granted`."""
-        is_limited = self.subscribe_path and isinstance(granted, Grant)
-        return not is_limited or granted.may_subscribe(channel) or granted.may_publish(channel)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
@@ -298,10 +267,9 @@ class Server:
         """Whether a GET that is no handshake asks how many listen, which is for those only whom authorize lets in."""
         return self._page is not None and request.query == "listeners"
 
-    def tell_listeners(self, request: Request) -> str:
-        """Return how many listen to the channel of the path, as JSON."""
-        listeners = self.hub.count_subscribers(request.channel)
-        return json.dumps({"channel": request.channel, "listeners": listeners})
+    def tell_listeners(self, channel: str) -> str:
+        """Return how many listen to `channel`, as JSON."""
+        return json.dumps({"channel": channel, "listeners": self.hub.count_subscribers(channel)})
 
 
 class serve:  # noqa: N801  (used like a function, as websockets.serve is)

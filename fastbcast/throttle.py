@@ -5,7 +5,7 @@
 
 Invariants
 
-1. Nothing is lost. What one read of the socket had brought is handled, and makes the pause longer instead.
+1. Nothing is lost, and nothing is handled before its time: what the last read of the socket had brought waits, too.
 2. There is a timer only for a client that is over the limit, one for each.
 3. What is kept of a client is forgotten when it is gone.
 """
@@ -68,7 +68,7 @@ class Throttle:
     def _look(self, client: Client) -> None:
         now = monotonic()
         if self._full_at[client] - now > self._burst_seconds - self._interval_seconds / 2:
-            self._wait(client, now)     # more had come in the read that was too much
+            self._wait(client, now)     # a loop's clock is coarser than ours
         else:
             del self._timers[client]
             self._resume(client)

@@ -169,7 +169,7 @@ def test_loopback_is_exempt_unless_a_trusted_proxy_says_it(run):
 
 
 def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything(run, monkeypatch):
-    monkeypatch.setattr("fastbcast.door.name_address", lambda address, **_: "203.0.113.7")
+    monkeypatch.setattr("fastbcast._door.name_address", lambda address, **_: "203.0.113.7")
 
     async def scenario():
         async with serve(Hub(), max_connections_per_address=1) as server:
@@ -332,11 +332,11 @@ def test_deadlines_end_in_the_order_of_coming_and_not_before_their_time(run):
         for name in "abcd":
             began[name] = loop.time()
             deadlines.add(name)
+            if name in "ac":    # at once: however long the turns of a busy machine are, it is not due yet
+                deadlines.discard(name)
+                assert name not in deadlines.waiting
             await asyncio.sleep(0.002)
-        deadlines.discard("a")
-        deadlines.discard("c")
         deadlines.discard("never there")
-        assert list(deadlines.waiting) == ["b", "d"]
         await until(lambda: not deadlines.waiting)
         assert [name for name, _ in ended] == ["b", "d"]
         assert all(time >= began[name] + 0.03 for name, time in ended)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -79,6 +80,31 @@ def test_who_has_no_token_for_the_channel_is_refused_and_nothing_of_it_is_logged
             pass
         assert caught.value.response.status_code == status
         assert caught.value.response.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
+    assert server.stop() == (0, "", "")
+
+
+def test_sighup_reads_the_files_again_and_drops_nobody(serve_process, write):
+    def may_enter(token):
+        try:
+            with connect_with(server.url, token):
+                return True
+        except InvalidStatus as refusal:
+            assert refusal.response.status_code == 401
+            return False
+
+    path = write(READER, "subscribe")
+    server = serve_process("--relay", "--subscribe-token-file", path)
+    with connect_with(server.url, READER) as reader:
+        write("short", "subscribe")
+        server.process.send_signal(signal.SIGHUP)
+        assert b"tokens_not_reloaded" in server.process.stderr.readline()
+        assert may_enter(READER)
+        write(WRITER, "subscribe")
+        server.process.send_signal(signal.SIGHUP)
+        poll_until(lambda: may_enter(WRITER))
+        assert not may_enter(READER)
+        reader.send("still here, with the rights that I came in with")
+        assert receive(reader)
     assert server.stop() == (0, "", "")
 
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from raw_client import RawClient, handshake
 from support import until
 
-from fastbcast import Hub, serve
+from fastbcast import Hub, acceptor, serve
 
 
 @contextlib.contextmanager
@@ -80,3 +80,30 @@ def test_when_descriptors_run_out_accepting_pauses_with_one_warning_and_goes_on_
 
     with caplog.at_level(logging.INFO):
         run(scenario())
+
+
+def test_the_descriptor_of_a_client_that_is_gone_is_closed_once(run, monkeypatch):
+    """A second time it might be another thread's file."""
+    closed = []
+
+    class Watched(acceptor.Accepted):
+        def detach(self):
+            closed.append("by the loop")
+            return super().detach()
+
+        def close(self):
+            if self.fileno() >= 0:
+                os.fstat(self.fileno())
+                closed.append("by the socket")
+            super().close()
+
+    monkeypatch.setattr(acceptor, "Accepted", Watched)
+
+    async def scenario():
+        async with serve(Hub()) as server:
+            with closing(await RawClient.connect(server.port)):
+                pass
+            await until(lambda: not server.hub.stats()["clients"] and closed)
+
+    run(scenario())
+    assert len(closed) == 1

@@ -3,12 +3,13 @@
 import asyncio
 import errno
 import os
+import socket
 from contextlib import closing
 
 import pytest
 from raw_client import RawClient
 from reference import CLOSE, TEXT, Frame, close_payload
-from support import KINDS, raw_connections, register, say_goodbye, until
+from support import KINDS, SMALL_BUFFERS, connections, fall_behind, raw_connections, register, say_goodbye, until
 
 from fastbcast import Disconnect, Hub, serve
 
@@ -72,6 +73,27 @@ def test_a_connection_that_is_lost_is_1006_by_the_network(run, vanish):
             vanish(raw)
 
         assert await disconnect_of(end) == ((1006, "", "network", "connection_lost"), None)
+
+    run(scenario())
+
+
+def test_a_client_that_has_sent_fin_is_not_open_though_its_socket_is_full(run):
+    async def scenario():
+        hub = Hub(close_seconds=600)
+        told = []
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect))
+        async with connections(hub, "/", **SMALL_BUFFERS) as (raw, client):
+            sent = await fall_behind(hub, "default", client)
+            raw.sock.shutdown(socket.SHUT_WR)
+            await until(lambda: not client.channels)
+            assert client.disconnected == (1006, "", "network", "connection_lost")
+            assert not client.is_open
+            assert client.send("too late") is False
+            assert client.subscribe("x") is False
+            client.close()      # has nothing to add
+            assert len(await raw.read_payloads(sent)) == sent
+            await until(lambda: told)
+            assert told == [client.disconnected]
 
     run(scenario())
 

@@ -14,7 +14,7 @@ from reference import BINARY, PING, PONG, TEXT, Frame, client_frame
 from support import until
 
 from fastbcast import Hub, serve
-from fastbcast.door import Door
+from fastbcast._door import Door
 
 # What is accepted.
 
@@ -224,7 +224,6 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
         __slots__ = ("__weakref__",)
 
         def __init__(self, *arguments):
-            super().__init__(*arguments)
             doors.append(weakref.ref(self))
 
     monkeypatch.setattr("fastbcast.server.Door", Recording)
@@ -273,6 +272,9 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
         pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, id="malformed header"),
         pytest.param(b"BREW / HTTP/1.1\r\n\r\n", 400, id="unknown method"),
         pytest.param(b"\r\n\r\n\r\n\r\n", 400, id="no request line"),
+        pytest.param(handshake("*"), 400, id="the asterisk form"),
+        pytest.param(handshake("example.org:80"), 400, id="the authority form"),
+        pytest.param(handshake("prices"), 400, id="path without a slash"),
         pytest.param(handshake("/%ff"), 400, id="path is not UTF-8"),
         pytest.param(handshake("/a%00b"), 400, id="path with a control character"),
         pytest.param(handshake("/" + "x" * 256), 400, id="channel name too long"),

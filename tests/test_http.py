@@ -10,7 +10,7 @@ from raw_client import RawClient, answer_of, ask, get, handshake
 from support import subscribed, until
 
 from fastbcast import Hub, Reject, serve
-from fastbcast.door import LINGER_BYTES
+from fastbcast._door import LINGER_BYTES
 
 
 def test_with_the_page_on_a_browser_gets_html(run):

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from raw_client import RawClient, handshake, serving
 from reference import CLOSE, PING, PONG, TEXT, Frame, client_frame, close_payload
 from support import connections, raw_connections, say_goodbye, until
 
@@ -131,14 +132,15 @@ def test_reading_goes_on_as_soon_as_there_is_room_for_one_message(clock):
     assert limit.pauses == 2
 
 
-def test_what_one_read_had_brought_makes_the_pause_longer(clock):
+def test_a_timer_that_comes_too_early_looks_again(clock):
     limit, reader = Throttle(10, Reader.resume), Reader()
-    count(limit, reader, 110)
-    assert (limit.pauses, len(clock.timers)) == (1, 1)  # one for all
-    clock.at(10.0)
+    count(limit, reader, 11)
+    clock.timers[0].when = clock.now + 0.1
+    clock.at(0.1)
     assert not reader.is_reading
-    clock.at(10.2)
+    clock.at(0.21)
     assert reader.is_reading
+    assert clock.timers == []
 
 
 @pytest.mark.parametrize("rate", [0.5, 1e-12])
@@ -224,6 +226,97 @@ def test_a_client_that_is_held_back_is_served_and_can_be_closed_by_the_server(ru
     run(scenario())
 
 
+def many(count, first=0):
+    return b"".join(client_frame(TEXT, b"%d" % number) for number in range(first, first + count))
+
+
+def test_what_a_read_brings_that_is_over_the_rate_is_handled_when_its_time_has_come(run, monkeypatch):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=100)
+        received = []
+        hub.on_message(lambda client, message: received.append(int(message)))
+        now = [0.0]
+        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
+        async with raw_connections(hub, "/", "/") as [busy, other]:
+            await busy.send(many(300) + client_frame(PING, b"behind them"))
+            await until(lambda: len(received) >= 101)
+            for _ in range(3):
+                await pass_time(other)
+                assert hub.stats()["received_messages"] == len(received)
+                assert hub.stats()["partial_bytes"] > 0
+                await until(lambda: len(received) >= 101 + int(now[0] * 100))
+                assert received == list(range(101 + int(now[0] * 100)))
+                now[0] += 0.5
+            now[0] += 10
+            assert await busy.read_frames(1) == [Frame(PONG, b"behind them")]
+            assert received == list(range(300))
+            assert hub.stats()["partial_bytes"] == 0
+
+    run(scenario())
+
+
+def test_what_was_sent_behind_the_handshake_keeps_to_the_rate_too(run, monkeypatch):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=1)
+        received = []
+        hub.on_message(lambda client, message: received.append(int(message)))
+        now = [0.0]
+        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
+        async with serving(hub) as server:
+            early = await RawClient.connect_tcp(server.port)
+            await early.send(handshake() + many(4))
+            assert (await early.read_head()).startswith("HTTP/1.1 101 ")
+            assert received == [0, 1]
+            now[0] = 10
+            await until(lambda: received == [0, 1, 2, 3])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["answers", "does not"])
+def test_a_client_whose_messages_wait_can_be_closed_and_they_are_dropped(run, is_heard):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=0.01, close_seconds=600 if is_heard else 0.05)
+        async with connections(hub, "/") as (raw, client):
+            await raw.send(many(5) + (client_frame(CLOSE, close_payload(4000)) if is_heard else b""))
+            await until(lambda: hub.stats()["inbound_pauses"] == 1)
+            client.close(4000)
+            assert await raw.read_close() == (4000, "")
+            await until(lambda: hub.stats()["clients"] == 0)
+            stats = hub.stats()
+            assert (stats["received_messages"], stats["partial_bytes"]) == (2, 0)
+
+    run(scenario())
+
+
+def test_what_waits_of_all_clients_has_a_bound_and_who_has_waited_for_the_longest_is_closed(run):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=0.01, max_message_bytes=1000, max_partial_bytes=10_000)
+        frames = many(1000)     # more than the 4 KiB that are read
+        async with connections(hub, *["/"] * 3) as pairs:
+            for raw, _ in pairs:
+                pauses = hub.stats()["inbound_pauses"]
+                await raw.send(frames)
+                await until(lambda pauses=pauses: hub.stats()["inbound_pauses"] > pauses)
+                assert 4000 < hub.stats()["partial_bytes"] <= 10_000
+            assert [client.is_open for _, client in pairs] == [False, True, True]
+            assert await pairs[0][0].read_close() == (1013, "too many unfinished messages")
+
+    run(scenario())
+
+
+def test_what_one_read_brings_may_always_wait(run):
+    async def scenario():
+        hub = Hub(max_inbound_messages_per_second=0.01, max_message_bytes=1, max_partial_bytes=1)
+        async with connections(hub, "/") as (raw, client):
+            await raw.send(client_frame(TEXT, b"x") * 1000)
+            await until(lambda: hub.stats()["inbound_pauses"] == 1)
+            assert hub.stats()["partial_bytes"] > 4000
+            assert client.is_open
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("first", ["inbox", "rate"])
 def test_reading_goes_on_only_when_neither_inbox_nor_rate_is_against_it(run, first, monkeypatch):
     async def scenario():
@@ -259,10 +352,10 @@ def test_reading_goes_on_only_when_neither_inbox_nor_rate_is_against_it(run, fir
             send_at_once(raw)
             await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2") + client_frame(TEXT, b"3"))
             await until(lambda: limit.is_holding(client))
-            assert len(client._inbox.events) == 2
+            assert (len(client._inbox.events), hub.stats()["received_messages"]) == (1, 2)
             if first == "inbox":
                 await end_inbox()
-                assert handled == ["1", "2", "3"]
+                assert handled == ["1", "2"]
                 assert not await is_read_from()
                 end_rate()
             else:

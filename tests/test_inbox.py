@@ -35,7 +35,7 @@ async def send_until_it_stalls(raw, messages):
 @pytest.mark.parametrize("max_inbox_messages", [1, 2, 32])
 def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_messages):
     async def scenario():
-        hub = Hub(max_inbox_messages=max_inbox_messages)
+        hub = Hub(max_inbox_messages=max_inbox_messages, max_message_bytes=64 * MESSAGE_BYTES)
         go_on, handled = asyncio.Event(), []
 
         @hub.on_message
@@ -46,8 +46,8 @@ def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_mes
         async with raw_connections(hub, "/") as raw:
             sent = []
             left = await send_until_it_stalls(raw, sent)
-            # What one read of the socket had brought may be on top of the bound.
-            assert hub.stats()["received_messages"] <= max_inbox_messages + 1 + 64
+            assert hub.stats()["received_messages"] == max_inbox_messages + 1   # the one at work
+            assert hub.stats()["inbox_pauses"] == 1
             go_on.set()
             await raw.send(left)
             await raw.send(HEADER + len(sent).to_bytes(4, "big") + bytes(MESSAGE_BYTES - 4))
@@ -85,7 +85,52 @@ def test_a_client_that_is_held_back_still_gets_what_is_published_and_may_be_clos
     run(scenario())
 
 
-def test_many_small_messages_of_one_read_are_all_kept(run):
+def test_large_messages_fill_an_inbox_before_there_are_many(run):
+    async def scenario():
+        hub = Hub(max_message_bytes=4 * MESSAGE_BYTES)
+        go_on, handled = asyncio.Event(), []
+
+        @hub.on_message
+        async def work(client, message):
+            await go_on.wait()
+            handled.append(int.from_bytes(message[:4], "big"))
+
+        async with raw_connections(hub, "/") as raw:
+            sent = []
+            left = await send_until_it_stalls(raw, sent)
+            assert hub.stats()["received_messages"] == 1 + 4    # the one at work, and as much as one may have
+            assert hub.stats()["inbox_pauses"] == 1
+            go_on.set()
+            await raw.send(left)
+            await until(lambda: len(handled) == len(sent))
+            assert handled == list(range(len(sent)))
+
+    run(scenario())
+
+
+def test_an_inbox_that_gives_out_small_messages_takes_no_large_ones_for_them(run):
+    async def scenario():
+        hub = Hub(max_message_bytes=1000)
+        sizes, handled = [], []
+
+        @hub.on_message
+        async def work(client, message):
+            for _ in range(5):
+                await asyncio.sleep(0)
+                sizes.append(client._inbox.size)
+            handled.append(len(message))
+
+        async with raw_connections(hub, "/") as raw:
+            sent = [1] * 10 + [1000] * 10
+            await raw.send(b"".join(client_frame(BINARY, bytes(size)) for size in sent))
+            await until(lambda: len(handled) == len(sent))
+            assert handled == sent
+            assert 1000 < max(sizes) < 2000
+
+    run(scenario())
+
+
+def test_many_small_messages_of_one_read_wait_for_their_place_and_none_is_lost(run):
     async def scenario():
         hub = Hub(max_inbox_messages=4)
         handled = []
@@ -93,11 +138,14 @@ def test_many_small_messages_of_one_read_are_all_kept(run):
         @hub.on_message
         async def work(client, message):
             await asyncio.sleep(0)
+            assert len(client._inbox.events) <= 4
+            if len(handled) > 15_000:   # who was held back is read in pieces of 4 KiB
+                assert hub.partials.total_bytes <= 4096
             handled.append(int(message))
 
         async with raw_connections(hub, "/") as raw:
-            await raw.send(b"".join(client_frame(TEXT, b"%d" % number) for number in range(5000)))
-            await until(lambda: len(handled) == 5000)
-            assert handled == list(range(5000))
+            await raw.send(b"".join(client_frame(TEXT, b"%d" % number) for number in range(20_000)))
+            await until(lambda: len(handled) == 20_000)
+            assert handled == list(range(20_000))
 
     run(scenario())

@@ -231,6 +231,12 @@ def test_a_window_that_must_not_be_taken_over_is_an_error():
     assert parser.parse(sent[1])[0][::3] == ("failed", "invalid_data")
 
 
+@pytest.mark.parametrize("block", [b"\x00\x04\x00\xfb\xff", b"\x01\x04\x00\xfb\xff"])
+def test_the_bytes_that_senders_leave_out_do_not_fill_up_a_block(block):
+    """Four bytes of it are missing; with those it would inflate to them."""
+    assert make_parser(True).parse(client_frame(BINARY, block, rsv=4))[0][::3] == ("failed", "invalid_data")
+
+
 def test_an_error_of_one_client_does_not_hurt_those_who_share_the_inflater():
     inflater = Inflater(Scratch(), False)
     for payload in (b"garbage", Sender(False).compress(bytes(MAX_MESSAGE_BYTES + 1)), b"\x00\x04"):

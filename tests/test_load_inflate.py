@@ -20,14 +20,17 @@ class Deflater:
         self.is_alone = is_alone
         self.compressor = zlib.compressobj(wbits=-15)
 
-    def frame(self, payload, flush=zlib.Z_SYNC_FLUSH):
+    def frame(self, payload, ended_bytes=None):
+        """A stream ends behind `ended_bytes` of it (section 7.2.3.4), and a new one begins."""
+        ended = b""
         if self.is_alone:
             self.compressor = zlib.compressobj(wbits=-15)
-        data = self.compressor.compress(payload) + self.compressor.flush(flush)
-        if flush == zlib.Z_FINISH:
+        if ended_bytes is not None:
+            ended = self.compressor.compress(payload[:ended_bytes]) + self.compressor.flush()
             self.compressor = zlib.compressobj(wbits=-15)
-            return encode_frame(TEXT, data + b"\0", rsv=4)
-        return encode_frame(TEXT, data[:-4], rsv=4)
+            payload = payload[ended_bytes:]
+        data = self.compressor.compress(payload) + self.compressor.flush(zlib.Z_SYNC_FLUSH)
+        return encode_frame(TEXT, ended + data[:-4], rsv=4)
 
 
 def connect(loopback, *, kind=Kind.STEADY, is_alone=False):
@@ -94,10 +97,10 @@ def test_it_is_as_if_each_client_had_its_own_inflater(seed):
         ends, streams = [], []
         common = Deflater()
         steps = [chance.choice(["plain", "compressed", "compressed", "compressed", "finished"]) for _ in payloads]
+        ends_of_streams = [chance.randrange(size + 1) if form == "finished" else None for form in steps]
         shared = [
-            encode_frame(TEXT, payload) if form == "plain"
-            else common.frame(payload, zlib.Z_FINISH if form == "finished" else zlib.Z_SYNC_FLUSH)
-            for payload, form in zip(payloads, steps, strict=True)
+            encode_frame(TEXT, payload) if form == "plain" else common.frame(payload, ended_bytes)
+            for payload, form, ended_bytes in zip(payloads, steps, ends_of_streams, strict=True)
         ]
         for number in range(6):
             ends.append(connect(loopback, kind=Kind.GUEST if number == 5 else Kind.STEADY))
@@ -105,13 +108,12 @@ def test_it_is_as_if_each_client_had_its_own_inflater(seed):
             own = Deflater()
             frames = []
             for at, (payload, form) in enumerate(zip(payloads, steps, strict=True)):
-                flush = zlib.Z_FINISH if form == "finished" else zlib.Z_SYNC_FLUSH
                 if at >= parting:
-                    frames.append(own.frame(payload, zlib.Z_SYNC_FLUSH))
+                    frames.append(own.frame(payload))
                 elif form == "plain":
                     frames.append(shared[at])
                 else:
-                    frames.append(own.frame(payload, flush))
+                    frames.append(own.frame(payload, ends_of_streams[at]))
                     assert frames[-1] == shared[at]
             streams.append(b"".join(frames))
         while any(streams):
@@ -197,18 +199,29 @@ def test_a_message_that_does_not_end_where_a_block_ends_is_corrupt():
         assert (loopback.counts["received"], loopback.counts["corrupt"]) == (0, 1)
 
 
-def test_who_parts_remembers_nothing_from_before_the_end_of_a_stream():
+@pytest.mark.parametrize("block", [b"\x00\x04\x00\xfb\xff", b"\x01\x04\x00\xfb\xff"])
+def test_the_bytes_that_senders_leave_out_do_not_fill_up_a_block(block):
+    with Loopback(prefix=b"") as loopback:
+        connect(loopback).sock.sendall(encode_frame(TEXT, block, rsv=4))
+        loopback.until(lambda: loopback.counts["compressed"] == 1)
+        assert (loopback.counts["received"], loopback.counts["corrupt"]) == (0, 1)
+
+
+@pytest.mark.parametrize("ended_bytes", [64, 128])
+@pytest.mark.parametrize("is_first_remembered", [False, True])
+def test_who_parts_remembers_nothing_from_before_the_end_of_a_stream(ended_bytes, is_first_remembered):
+    """The second message has that end: neither what comes before it there, nor the first message."""
     with make_loopback() as loopback:
         publisher = loopback.connect(Kind.PUBLISHER)
         ends = [connect(loopback) for _ in range(2)]
         payloads = loopback.publish(publisher, 4)
         deflater, wrong = Deflater(), Deflater()
-        wrong.frame(payloads[0])
-        common = deflater.frame(payloads[0]) + deflater.frame(payloads[1], zlib.Z_FINISH)
+        wrong.frame(payloads[0] + payloads[1][ended_bytes:] if is_first_remembered else payloads[1])
+        common = deflater.frame(payloads[0]) + deflater.frame(payloads[1], ended_bytes)
         ends[0].sock.sendall(common + deflater.frame(payloads[2]))
         ends[1].sock.sendall(common + encode_frame(TEXT, payloads[2]))
         until_received(loopback, 6)
-        ends[1].sock.sendall(wrong.frame(payloads[3]))      # as if there had been the first message alone
+        ends[1].sock.sendall(wrong.frame(payloads[3]))
         loopback.until(lambda: loopback.counts["compressed"] == 6)
         assert (loopback.counts["received"], loopback.counts["corrupt"]) == (6, 1)
 

@@ -86,11 +86,11 @@ def cut(data, places):
 
 
 @settings(max_examples=500)
-@given(data=streams, places=st.lists(st.integers(0, 2000), max_size=8))
-def test_it_agrees_with_the_slow_parser_at_every_cut(data, places):
+@given(data=streams, places=st.lists(st.integers(0, 2000), max_size=8), is_held_back=st.booleans())
+def test_it_agrees_with_the_slow_parser_at_every_cut(data, places, is_held_back):
     fast, slow = Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS), reference.Parser(MAX_MESSAGE_BYTES, MAX_FRAGMENTS)
     for piece in cut(data, places):
-        assert without_words(fast.parse(piece)) == slow.parse(piece)
+        assert without_words(fast.parse(piece, is_held_back)) == slow.parse(piece)
 
 
 @settings(max_examples=100)

@@ -16,7 +16,7 @@ from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast.door import Door
+from fastbcast._door import Door
 
 
 async def read_and_answer_close(client):

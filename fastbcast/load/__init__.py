@@ -10,7 +10,7 @@
              _inbound.pyx   what they read: frames, messages
              _crowd.pyx     thousands of clients: handshakes, writing, leaving
              _strand.pyx    what comes compressed, inflated once for all that got the same
-             _audit.pyx     every message accounted for
+             _audit.pyx     every message accounted for; _stamp.pxd says which one it is
              _receipt.pyx   what one subscriber has of one stream
              _board.pyx     what the processes share: counts, histograms, how far each has come
              _audience.pyx  another kind of crowd: what clients got is kept, for fastbcast.testing

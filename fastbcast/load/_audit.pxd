@@ -2,6 +2,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast.load._board cimport Board, Tally
 from fastbcast.load._receipt cimport Receipt
+from fastbcast.load._stamp cimport STAMP_BYTES
 
 cpdef enum Kind:
     # Of a connection: subscribers, and who publishes.
@@ -9,11 +10,6 @@ cpdef enum Kind:
     GUEST = 1       # comes and goes: judged from its first message on
     SLOW = 2        # reads late, or not at all: may be skipped, and nobody waits for it
     PUBLISHER = 3
-
-
-cdef enum:
-    STAMP_BYTES = 40
-    HEADER_MAX_BYTES = 10       # of a server's frame, RFC 6455 section 5.2
 
 
 cdef struct Reader:

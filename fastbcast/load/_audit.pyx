@@ -1,10 +1,6 @@
 """Every message accounted for: what was published, and what each subscriber has of it.
 
-A message's payload says which one it is, so that every process can judge it, and needs nobody's word:
-
-    | stream: 4 hex | seq: 12 hex | intended time, ns: 16 hex | check: 8 hex | body, one of payload.py's |
-    '------------------------------ stamp (40 bytes) -----------------------'
-
+A message's payload says which one it is (_stamp.pxd), so that every process can judge it, and needs nobody's word.
 A stream is what one publisher sends, numbered from 0 in each. Publisher p is of channel p % channels, so a subscriber
 has a receipt for each stream of its channel.
 
@@ -31,7 +27,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastbcast.load._board cimport Board, load_acquire, record, store_release
 from fastbcast.load._receipt cimport Receipt, add_gap, close_gap
-from fastbcast.load._wire cimport scramble
+from fastbcast.load._stamp cimport STAMP_BYTES, read_stamp, read_stream, write_stamp
 
 from .payload import make_bodies
 
@@ -42,38 +38,6 @@ cdef enum:
 
 cdef uint64_t UNJOINED = <uint64_t>-1
 cdef uint64_t NOBODY = <uint64_t>-1     # `settled` where there is no steady subscriber
-
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-
-    /* A digit's value, or 0xFF. */
-    static inline unsigned fastbcast_hex_value(unsigned char digit) {
-        return digit >= '0' && digit <= '9' ? (unsigned)(digit - '0')
-             : digit >= 'a' && digit <= 'f' ? (unsigned)(digit - 'a' + 10) : 0xFFu;
-    }
-    static inline int fastbcast_read_hex(const unsigned char *text, int digits, uint64_t *value) {
-        unsigned bad = 0;
-        *value = 0;
-        for (int i = 0; i < digits; i++) {
-            unsigned digit = fastbcast_hex_value(text[i]);
-            bad |= digit & 0xF0;
-            *value = *value << 4 | (digit & 15);
-        }
-        return !bad;
-    }
-    static inline void fastbcast_write_hex(unsigned char *out, int digits, unsigned long long value) {
-        for (int i = 0; i < digits; i++)
-            out[i] = (unsigned char)"0123456789abcdef"[value >> (4 * (digits - 1 - i)) & 15];
-    }
-    """
-    bint read_hex "fastbcast_read_hex" (const uint8_t* text, int digits, uint64_t* value) noexcept nogil
-    void write_hex "fastbcast_write_hex" (uint8_t* out, int digits, uint64_t value) noexcept nogil
-
-
-cdef uint32_t check_of(uint64_t run_id, uint64_t stream, uint64_t seq, uint64_t intended_ns) noexcept nogil:
-    return <uint32_t>scramble(scramble(scramble(run_id ^ stream) ^ seq) ^ intended_ns)
 
 
 cdef class Audit:
@@ -205,7 +169,7 @@ cdef class Audit:
         cdef Slot* slot
         if self.streams != self.channels and payload_len >= STAMP_BYTES:
             if (
-                not read_hex(payload, 4, &stream)
+                not read_stream(payload, &stream)
                 or stream >= self.streams
                 or stream % self.channels != reader.channel
             ):
@@ -227,16 +191,14 @@ cdef class Audit:
     cdef void _take_irregular(
         self, Reader* reader, const uint8_t* payload, uint64_t payload_len, uint64_t read_ns
     ) noexcept nogil:
-        cdef uint64_t stream, seq, intended_ns, check
+        cdef uint64_t stream, seq, intended_ns
         cdef Receipt* receipt
         cdef Slot* slot
         if (
             payload_len != self.payload_bytes
-            or not (read_hex(payload, 4, &stream) and read_hex(payload + 4, 12, &seq))
-            or not (read_hex(payload + 16, 16, &intended_ns) and read_hex(payload + 32, 8, &check))
+            or not read_stamp(payload, self.board.run_id, &stream, &seq, &intended_ns)
             or stream >= self.streams
             or stream % self.channels != reader.channel
-            or check != check_of(self.board.run_id, stream, seq, intended_ns)
             or seq >= load_acquire(&self.sent[stream])
             or memcmp(payload + STAMP_BYTES, self.body_of(<uint32_t>stream, seq), self.body_bytes)
         ):
@@ -369,10 +331,7 @@ cdef class Audit:
         """
         cdef uint64_t seq = self.sent[stream]
         cdef Slot* slot = self._ensure_slot(stream, seq)
-        write_hex(out, 4, stream)
-        write_hex(out + 4, 12, seq)
-        write_hex(out + 16, 16, intended_ns)
-        write_hex(out + 32, 8, check_of(self.board.run_id, stream, seq, intended_ns))
+        write_stamp(out, self.board.run_id, stream, seq, intended_ns)
         memcpy(slot.stamp, out, STAMP_BYTES)
         slot.intended_ns = intended_ns
         slot.is_known = True

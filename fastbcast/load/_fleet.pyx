@@ -20,7 +20,7 @@ from posix.unistd cimport close, read, write
 
 from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport OPCODE_BINARY, OPCODE_TEXT
-from fastbcast.load._audit cimport PUBLISHER, STAMP_BYTES
+from fastbcast.load._audit cimport PUBLISHER
 from fastbcast.load._board cimport Board, load_acquire
 from fastbcast.load._crowd cimport (
     EPOLL_CTL_ADD,
@@ -32,6 +32,7 @@ from fastbcast.load._crowd cimport (
     epoll_wait,
 )
 from fastbcast.load._inbound cimport Inbound
+from fastbcast.load._stamp cimport STAMP_BYTES
 from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:

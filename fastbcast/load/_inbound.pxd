@@ -1,7 +1,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastbcast._inflate cimport Room
 from fastbcast.load._crowd cimport Connection, Crowd
-from fastbcast.load._strand cimport Room, Strand
+from fastbcast.load._strand cimport Strand
 
 cdef enum:
     READS_IN_A_ROW = 16             # of one connection, before others have their turn

@@ -23,6 +23,8 @@ from fastbcast._frames cimport (
     OPCODE_CONTINUATION,
     OPCODE_PING,
     OPCODE_PONG,
+    RSV1,
+    frame_len,
 )
 from fastbcast.load._audit cimport PUBLISHER, SLOW, STEADY
 from fastbcast.load._board cimport Board
@@ -284,7 +286,7 @@ cdef class Inbound(Crowd):
         # No Python object here, not even in a branch: it would cost the GIL at the end of each call.
         cdef const uint8_t* inflated
         if rsv:
-            if rsv != 4 or connection.follower.strand == NULL:  # RSV1 is permessage-deflate's, RFC 7692 section 6
+            if rsv != RSV1 or connection.follower.strand == NULL:
                 self.tally.counts.corrupt += 1
                 return
             self.tally.counts.compressed += 1
@@ -296,7 +298,7 @@ cdef class Inbound(Crowd):
                 self._shorten(connection.follower.strand)
             self._take_message(connection, 0, inflated, len, read_ns)
             return
-        self.tally.counts.plain_bytes += len + (2 if len < 126 else 4 if len < 65536 else 10)
+        self.tally.counts.plain_bytes += frame_len(len)
         if not self.has_prefix:
             self.take(&connection.reader, payload, len, read_ns)
             return

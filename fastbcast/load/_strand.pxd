@@ -1,16 +1,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastbcast._inflate cimport Inflated, Room
 from fastbcast._zlib cimport z_stream
 
 cdef enum:
     HISTORY_BYTES = 32768           # all that an inflater remembers, RFC 7692 section 7.1.2
     MAX_KEPT_BYTES = 67108864       # 64 MiB of one strand; past it those who are behind leave it
-
-
-cdef struct Inflated:
-    size_t all_bytes
-    size_t remembered_bytes         # of them, those behind the last end of a deflate stream
-    bint is_end                     # a stream has ended in it (section 7.2.3.4): what was before is forgotten
 
 
 cdef struct Message:
@@ -41,12 +36,6 @@ cdef struct Strand:
 cdef struct Follower:
     Strand* strand                  # NULL: none
     uint64_t position               # of its next message
-
-
-cdef struct Room:
-    # Where a message is inflated to.
-    uint8_t* data
-    size_t capacity
 
 
 cdef Strand* new_strand(bint is_alone, bint is_shared) noexcept nogil

@@ -21,29 +21,14 @@ Invariants
 """
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from fastbcast._zlib cimport (
-    Z_BUF_ERROR,
-    Z_OK,
-    Z_STREAM_END,
-    Z_SYNC_FLUSH,
-    inflate,
-    inflateEnd,
-    inflateInit2,
-    inflateReset,
-    inflateSetDictionary,
-    z_stream,
-)
+from fastbcast._inflate cimport INFLATED, RAW_WINDOW_BITS, Inflated, Room, inflate_payload
+from fastbcast._zlib cimport Z_OK, inflateEnd, inflateInit2, inflateReset, inflateSetDictionary, z_stream
 
 cdef enum:
-    RAW = -15                       # any window a server may use
-    AT_BOUNDARY = 128               # z_stream.data_type: right behind a block that is not the last, no bit is left
-    MIN_ROOM_BYTES = 4096
     MIN_CAPACITY = 64
-
-cdef uint8_t[4] TAIL = [0, 0, 0xFF, 0xFF]   # section 7.2.2
 
 
 cdef Strand* new_strand(bint is_alone, bint is_shared) noexcept nogil:
@@ -51,7 +36,7 @@ cdef Strand* new_strand(bint is_alone, bint is_shared) noexcept nogil:
     cdef Strand* strand = <Strand*>calloc(1, sizeof(Strand))
     if strand == NULL:
         return NULL
-    if inflateInit2(&strand.inflater, RAW) != Z_OK:
+    if inflateInit2(&strand.inflater, RAW_WINDOW_BITS) != Z_OK:
         free(strand)
         return NULL
     strand.is_alone = is_alone
@@ -132,7 +117,7 @@ cdef const uint8_t* unpack(
     if strand.is_alone:
         inflateReset(&strand.inflater)
     if (
-        not inflate_message(&strand.inflater, payload, len, max_bytes, room, &inflated)
+        inflate_payload(&strand.inflater, payload, len, max_bytes, room, &inflated) != INFLATED
         or (strand.is_shared and not append(strand, payload, len, room.data, &inflated))
     ):
         spoil(follower)
@@ -141,61 +126,6 @@ cdef const uint8_t* unpack(
         step(follower)
     inflated_bytes[0] = inflated.all_bytes
     return room.data
-
-
-cdef bint inflate_message(
-    z_stream* inflater, const uint8_t* payload, size_t len, size_t max_bytes, Room* room, Inflated* inflated
-) noexcept nogil:
-    """Section 7.2.2, into `room`. False: it cannot be, or is longer than `max_bytes`."""
-    cdef int result = Z_OK
-    cdef size_t used = 0
-    cdef bint is_tail = False
-    inflated.is_end = False
-    inflated.remembered_bytes = 0
-    inflater.next_in = payload
-    inflater.avail_in = <unsigned>len
-    while True:
-        if used == room.capacity and not enlarge(room):
-            return False
-        inflater.next_out = room.data + used
-        inflater.avail_out = <unsigned>(room.capacity - used)
-        result = inflate(inflater, Z_SYNC_FLUSH)
-        used = room.capacity - inflater.avail_out
-        if used > max_bytes:
-            return False
-        if result == Z_STREAM_END:
-            inflateReset(inflater)      # it begins anew, section 7.2.3.4
-            inflated.is_end = True
-            inflated.remembered_bytes = used    # subtracted below
-            if inflater.avail_in == 0:  # a zero byte should follow, but nothing is missing
-                break
-        elif result != Z_OK and result != Z_BUF_ERROR:
-            return False
-        elif inflater.avail_out == 0:
-            continue
-        elif inflater.avail_in:
-            return False
-        elif is_tail:
-            if inflater.data_type != AT_BOUNDARY:
-                return False
-            break
-        else:
-            is_tail = True
-            inflater.next_in = TAIL
-            inflater.avail_in = sizeof(TAIL)
-    inflated.all_bytes = used
-    inflated.remembered_bytes = used - inflated.remembered_bytes
-    return True
-
-
-cdef bint enlarge(Room* room) noexcept nogil:
-    cdef size_t capacity = max(<size_t>MIN_ROOM_BYTES, 2 * room.capacity)
-    cdef uint8_t* data = <uint8_t*>realloc(room.data, capacity)
-    if data == NULL:
-        return False
-    room.data = data
-    room.capacity = capacity
-    return True
 
 
 cdef void spoil(Follower* follower) noexcept nogil:
@@ -224,7 +154,7 @@ cdef bint remember(z_stream* inflater, const Strand* strand, uint64_t position) 
     while position > strand.kept and at:    # from its end to its beginning
         position -= 1
         message = message_at(strand, position)
-        len = min(message.inflated.remembered_bytes, at)
+        len = min(<size_t>message.inflated.remembered_bytes, at)
         at -= len
         memcpy(history + at, message.data + message.inflated.all_bytes - len, len)
         if message.inflated.is_end:

@@ -8,7 +8,7 @@ cdef extern from *:
     #include <string.h>
 
     struct fastbcast_frame {
-        unsigned char opcode, is_final, rsv;
+        unsigned char opcode, is_final, rsv;    /* the reserved bits where they are in the first byte */
         unsigned header_bytes;
         unsigned long long payload_bytes;
     };
@@ -25,7 +25,7 @@ cdef extern from *:
             return 0;
         frame->opcode = buf[0] & 0x0F;
         frame->is_final = buf[0] >> 7;
-        frame->rsv = buf[0] >> 4 & 7;
+        frame->rsv = buf[0] & 0x70;
         frame->payload_bytes = length_bytes ? 0 : buf[1];
         for (unsigned i = 0; i < length_bytes; i++)
             frame->payload_bytes = frame->payload_bytes << 8 | buf[2 + i];

@@ -62,7 +62,7 @@ def drain(fleets: Iterable[Fleet], timeout: float) -> None:
         if any([fleet.take_sent() for fleet in fleets]):
             _ping(waiting, end)
         for server in {fleet.server for fleet in fleets if fleet.server is not None}:
-            server.call_within(_left(end), server.hub._take_queue, math.inf)  # of publish_threadsafe
+            server.call_within(_left(end), server.hub._publish_queue.take, math.inf)  # of publish_threadsafe
         since = time.monotonic()
         while waiting:
             for fleet, numbers in waiting.items():

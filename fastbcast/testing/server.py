@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import uvloop
 
-from ..door import channel_of
+from .._door import channel_of
 from ..hub import Hub
 from ..options import ChannelOptions, HubOptions, ServerOptions
 from ..server import Server, serve

@@ -8,8 +8,8 @@ import hashlib
 import re
 from urllib.parse import unquote_to_bytes
 
+from fastbcast._handshake import choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast.extensions import choose_deflate, is_extension_list
-from fastbcast.handshake import choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast.origins import Origins
 from fastbcast.proxies import TrustedProxies
 

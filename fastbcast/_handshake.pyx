@@ -9,38 +9,47 @@ Invariants
 2. A response names a subprotocol only if the client offered it (section 4.2.2). Of extensions: extensions.py.
 """
 
-from __future__ import annotations
+from fastbcast.extensions import is_extension_list
+from fastbcast.fields import is_token, split_list
 
-import re
 from binascii import b2a_base64
-from collections.abc import Iterable, Mapping
 from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, parse_url
 
-from .extensions import is_extension_list
-from .fields import is_token, split_list
-
-__all__ = ["Fault", "choose_subprotocol", "encode_response", "find_fault", "split_target"]
-
-Fault = tuple[HTTPStatus, str]
-"""How a wrong request is answered: the status and a short text."""
-
-_RESPONSE_START = (
+cdef bytes _RESPONSE_START = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
-_KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""What is appended to the client's key before it is hashed (section 1.3)."""
-_is_key = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII).fullmatch
-"""16 bytes in base64 (section 4.1)."""
+# What is appended to the client's key before it is hashed (section 1.3).
+cdef bytes _KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def split_target(target: bytes) -> tuple[str, str]:
+cdef bint _is_key(str text):
+    """Whether it is 16 bytes in base64 (section 4.1)."""
+    cdef Py_UCS4 character
+    cdef Py_ssize_t i
+    if len(text) != 24 or not text.endswith("=="):
+        return False
+    for i in range(22):
+        character = text[i]
+        if not (
+            u"a" <= character <= u"z" or u"A" <= character <= u"Z" or u"0" <= character <= u"9" or character in u"+/"
+        ):
+            return False
+    return True
+
+
+cpdef tuple split_target(bytes target):
     """Return a request target's path, decoded, and query, as sent (RFC 9112 section 3.2); ValueError: malformed."""
-    if target.startswith(b"/") and b"#" not in target:
-        path, _, query = target.partition(b"?")
+    cdef bytes path = target
+    cdef bytes query = b""
+    cdef Py_ssize_t mark
+    if target.startswith(b"/") and target.find(b"#") < 0:
+        mark = target.find(b"?")
+        if mark >= 0:
+            path, query = target[:mark], target[mark + 1 :]
     else:   # the absolute form, of requests to a proxy
         try:
             url = parse_url(target)
@@ -49,17 +58,22 @@ def split_target(target: bytes) -> tuple[str, str]:
         if url.schema is None:
             raise ValueError("neither a path nor a URL")
         path, query = url.path or b"/", url.query or b""
-    return (unquote_to_bytes(path) if b"%" in path else path).decode(), query.decode("latin-1")
+    if path.find(b"%") >= 0:
+        path = unquote_to_bytes(path)
+    return path.decode(), query.decode("latin-1")
 
 
-def _has_token(value: str, token: str) -> bool:
+cdef bint _has_token(str value, str token) except -1:
     # Most clients send the token alone; older Firefox and proxies send `keep-alive, Upgrade`.
-    lowered = value.lower()
+    cdef str lowered = value.lower()
     return lowered == token or token in split_list(lowered)
 
 
-def find_fault(headers: Mapping[str, str], http_version: str) -> Fault | None:
-    """Check a GET that asks for an upgrade as section 4.2.1 says; None if it is right."""
+cpdef tuple find_fault(dict headers, str http_version):
+    """Check a GET that asks for an upgrade as section 4.2.1 says.
+
+    Returns how a wrong one is answered, the status and a short text; None if it is right.
+    """
     if not _has_token(headers["upgrade"], "websocket"):
         return HTTPStatus.BAD_REQUEST, "can upgrade to websocket only"
     if not _has_token(headers.get("connection", ""), "upgrade"):
@@ -70,7 +84,7 @@ def find_fault(headers: Mapping[str, str], http_version: str) -> Fault | None:
         return HTTPStatus.BAD_REQUEST, "a request has one Host header"
     if headers.get("sec-websocket-version") != "13":
         return HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"
-    if _is_key(headers.get("sec-websocket-key", "")) is None:
+    if not _is_key(headers.get("sec-websocket-key", "")):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake has no body"
@@ -82,12 +96,12 @@ def find_fault(headers: Mapping[str, str], http_version: str) -> Fault | None:
     return None
 
 
-def _offers(headers: Mapping[str, str]) -> list[str]:
+cdef list _offers(dict headers):
     # Section 4.1: at least one, so that one empty line is no list.
     return split_list(headers["sec-websocket-protocol"]) or [""]
 
 
-def choose_subprotocol(headers: Mapping[str, str], spoken: Iterable[str]) -> str | None:
+cpdef str choose_subprotocol(dict headers, spoken):
     """Return the first of `spoken` that the client offers; None if there is none, and then it goes on without.
 
     Names are compared as they are, upper and lower case differ.
@@ -95,15 +109,18 @@ def choose_subprotocol(headers: Mapping[str, str], spoken: Iterable[str]) -> str
     if "sec-websocket-protocol" not in headers:
         return None
     offered = _offers(headers)
-    return next((name for name in spoken if name in offered), None)
+    for name in spoken:
+        if name in offered:
+            return name
+    return None
 
 
-def encode_response(key: str, subprotocol: str | None = None, extension: str | None = None) -> bytes:
+cpdef bytes encode_response(str key, str subprotocol=None, str extension=None):
     """Return the whole 101 response to a handshake with this Sec-WebSocket-Key (section 4.2.2)."""
-    accept = b2a_base64(sha1(key.encode() + _KEY_SUFFIX, usedforsecurity=False).digest(), newline=False)
-    more = b""
+    cdef bytes accept = b2a_base64(sha1(key.encode() + _KEY_SUFFIX, usedforsecurity=False).digest(), newline=False)
+    cdef bytes more = b""
     if subprotocol is not None:
-        more = b"\r\nSec-WebSocket-Protocol: %b" % subprotocol.encode()
+        more = b"\r\nSec-WebSocket-Protocol: " + subprotocol.encode()
     if extension is not None:
-        more += b"\r\nSec-WebSocket-Extensions: %b" % extension.encode()
-    return b"%b%b%b\r\n\r\n" % (_RESPONSE_START, accept, more)
+        more += b"\r\nSec-WebSocket-Extensions: " + extension.encode()
+    return _RESPONSE_START + accept + more + b"\r\n\r\n"

@@ -1,0 +1,39 @@
+from fastbcast._head cimport Head
+
+
+cdef class _Base:
+    pass
+
+
+cdef class Door(_Base):
+    cdef object server, transport
+    cdef object accepted            # the socket
+    cdef object address             # as `socket.getpeername()` gives it, or as a trusted proxy says
+    cdef bint is_proxied            # a trusted proxy will say
+    cdef bint is_counted            # among the connections,
+    cdef str counted_as             # and under this name of its address
+    cdef object queue               # the Deadlines in which it waits, one of the lobby's
+    cdef bytes data                 # what was received and not looked at
+    cdef Head head                  # None: it is not there yet
+    cdef tuple refusal              # decided already, told when the request is there
+    cdef bint is_handshake          # not a question for the listeners
+    cdef object task                # the authorize hook at work
+    cdef Py_ssize_t lingered_bytes
+
+    cdef int receive_head(self, bytes head) except -1
+    cdef object read_request(self)
+    cdef int authorize(self, object request) except -1
+    cdef int admit(self, object request, object granted) except -1
+    cdef int upgrade(self, str channel, object granted) except -1
+    cdef object negotiate_deflate(self)
+    cdef int reject(self, object error) except -1
+    cdef bint has_hurried(self) except -1
+    cdef int refuse_hurry(self) except -1
+    cdef tuple find_address(self)
+    cdef tuple count_address(self, bint is_forwarded)
+    cdef int stop_counting(self) except -1
+    cdef int refuse(self, str cause, object status, object reason=*, object headers=*) except -1
+    cdef int refuse_as_decided(self) except -1
+    cdef int answer(self, object status, object body=*, object headers=*) except -1
+    cdef int wait_in(self, object queue) except -1
+    cdef int leave_queue(self) except -1

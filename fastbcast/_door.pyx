@@ -1,0 +1,374 @@
+"""A connection before its 101: the request's head is read, checked, and answered.
+
+    accepted socket -> Door --(handshake is right, authorize says yes)--> the 101, and a Client takes over
+                         `--(anything else)--> one HTTP response, the peer reads it, the connection is closed
+
+Invariants
+
+1. A head has at most `max_head_bytes`, `max_head_lines` and `handshake_seconds`, an async authorize hook
+   `authorize_seconds`: lobby.py. What comes behind the head before its answer has at most `max_head_bytes`, too.
+2. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
+3. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
+4. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
+
+It is compiled for reconnect storms, in which thousands of these live for some microseconds each.
+"""
+
+from fastbcast._client cimport Client
+from fastbcast._handshake cimport choose_subprotocol, encode_response, find_fault, split_target
+from fastbcast._head cimport Head, read_head
+
+from fastbcast.admission import name_address
+from fastbcast.exceptions import InvalidChannelName, Reject
+from fastbcast.extensions import choose_deflate
+from fastbcast.log import log_event
+from fastbcast.rights import Grant
+from fastbcast.typing import Request
+
+import asyncio
+import inspect
+import logging
+from http import HTTPStatus
+
+from httptools import HttpParserError
+
+DEFAULT_CHANNEL = "default"
+"""The channel that the path "/" names."""
+LINGER_BYTES = 1024 * 1024
+"""What an answered peer may still send, say a request's body, before it is cut off."""
+RETRY_SECONDS = 5
+"""When a client that was refused for a limit may come again."""
+
+
+def channel_of(str path):
+    """Return the channel that a decoded request path names: "/prices" is "prices", "/" is the default."""
+    return path.strip("/") or DEFAULT_CHANNEL
+
+
+cdef class _Base:
+    """What Cython wants first: a class without a layout of its own is no base of a compiled one."""
+
+
+cdef class Door(_Base, asyncio.Protocol):
+    """One connection until it is upgraded or answered."""
+
+    def __cinit__(self, server, accepted, address):
+        self.server = server
+        self.accepted = accepted
+        self.address = address
+        self.data = b""
+
+    # asyncio's side.
+
+    def connection_made(self, transport):
+        """Wait for the head, but not for ever, and only if there is room."""
+        server = self.server
+        self.transport = transport
+        # From here on `pause_writing` comes exactly when something could not be written: see _wire.pyx.
+        transport.set_write_buffer_limits(high=0)
+        if server.is_closing:
+            transport.abort()
+            return
+        has_room = server.doors.make_room()
+        self.wait_in(server.doors.reading)
+        # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
+        if not has_room:
+            self.refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
+            return
+        limit = server.admission.enter()
+        if limit is not None:
+            self.refusal = limit, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
+            return
+        self.is_counted = True
+        self.is_proxied = server.has_proxies and server.proxies.trust(self.address)
+        if not self.is_proxied:     # else the head will tell whom it is from
+            self.refusal = self.count_address(False)
+
+    def data_received(self, bytes data):
+        """Collect the head."""
+        cdef Py_ssize_t searched, end, max_head_bytes
+        cdef bytes head
+        doors = self.server.doors
+        if self.queue is doors.lingering:
+            self.lingered_bytes += len(data)
+            if self.lingered_bytes > LINGER_BYTES:
+                self.abort()
+            return
+        searched = max(0, len(self.data) - 3)
+        self.data += data
+        if self.queue is doors.deciding:
+            if self.has_hurried():
+                self.task.cancel()
+                self.refuse_hurry()
+            return
+        end = self.data.find(b"\r\n\r\n", searched)
+        max_head_bytes = self.server.options.max_head_bytes
+        if end < 0 and len(self.data) <= max_head_bytes:
+            return
+        if end < 0 or end > max_head_bytes:
+            self.refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        head = self.data[: end + 4]
+        self.data = self.data[end + 4 :]
+        if head.count(b"\n") > self.server.options.max_head_lines + 1:    # the empty one is no line of it
+            self.refuse("max_head_lines", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        self.receive_head(head)
+
+    def connection_lost(self, exc):
+        """The peer gave up, or it was answered."""
+        self.leave_queue()
+        self.stop_counting()
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+
+    # The decision.
+
+    cdef int receive_head(self, bytes data) except -1:
+        cdef Head head
+        try:
+            head = self.head = read_head(data)
+        except HttpParserError as error:
+            self.answer(HTTPStatus.BAD_REQUEST, str(error))
+            return 0
+        if self.refusal is None and self.is_proxied:
+            self.refusal = self.find_address()
+        if self.refusal is not None:
+            return self.refuse_as_decided()
+        if not head.url:
+            self.answer(HTTPStatus.BAD_REQUEST, "no request line")
+            return 0
+        if head.method != b"GET" and head.method != b"HEAD":
+            self.answer(HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "GET, HEAD"})
+            return 0
+        request = self.read_request()
+        if request is None:
+            return 0
+        self.is_handshake = head.method == b"GET" and "upgrade" in head.headers
+        if self.is_handshake:
+            fault = find_fault(head.headers, head.http_version)
+            if fault is not None:
+                status, reason = fault
+                self.answer(status, reason)
+            elif not self.server.origins.allow(head.headers.get("origin")):
+                self.refuse("origins", HTTPStatus.FORBIDDEN, "this origin may not connect")
+            else:
+                self.authorize(request)
+        elif self.server.tells_listeners(request):
+            self.authorize(request)
+        else:
+            status, content_type, body = self.server.respond(request)
+            self.answer(status, body, {"Content-Type": content_type} if content_type else None)
+        return 0
+
+    cdef object read_request(self):
+        try:
+            path, query = split_target(self.head.url)
+        except ValueError:
+            self.answer(HTTPStatus.BAD_REQUEST, "malformed request target")
+            return None
+        channel = channel_of(path)
+        try:
+            self.server.hub.check_channel_name(channel)
+        except InvalidChannelName as error:
+            self.refuse("channel_name", HTTPStatus.BAD_REQUEST, f"not a channel's name: {error.reason}")
+            return None
+        return Request(path, query, self.head.headers, self.address, channel)
+
+    cdef int authorize(self, request) except -1:
+        """Admit it if the hook lets it pass."""
+        hook = self.server.hub.authorize_hook
+        if self.has_hurried():
+            self.refuse_hurry()
+            return 0
+        if hook is None:
+            return self.admit(request, None)
+        try:
+            result = hook(request)
+        except Exception as error:
+            return self.reject(error)
+        if isinstance(result, Grant) or not inspect.isawaitable(result):
+            return self.admit(request, result)
+        self.wait_in(self.server.doors.deciding)
+        self.task = asyncio.ensure_future(self._await_hook(request, result))
+        return 0
+
+    async def _await_hook(self, request, result):
+        error = granted = None
+        try:
+            granted = await result
+        except Exception as raised:
+            error = raised
+        self.task = None
+        # Not if it was answered meanwhile, and the hook went on though it was cancelled.
+        if self.queue is self.server.doors.deciding and not self.transport.is_closing():
+            if error is None:
+                self.admit(request, granted)
+            else:
+                self.reject(error)
+
+    cdef int reject(self, error) except -1:
+        if isinstance(error, Reject):
+            return self.refuse("authorize", error.status, error.reason, error.headers)
+        log_event(logging.ERROR, "authorize_failed", exception=error)
+        return self.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    cdef int admit(self, request, granted) except -1:
+        """The hook has `granted` what was asked for; not if that is nothing of the channel of its path."""
+        cdef str channel = request.channel
+        server = self.server
+        if server.subscribe_path:
+            if isinstance(granted, Grant) and not granted.may_subscribe(channel) and not granted.may_publish(channel):
+                return self.refuse("authorize", HTTPStatus.FORBIDDEN, "not this channel")
+            if self.is_handshake and not server.hub.has_room_for(channel):
+                return self.refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
+        if self.is_handshake:
+            return self.upgrade(channel, granted)
+        return self.answer(HTTPStatus.OK, server.tell_listeners(channel), {"Content-Type": "application/json"})
+
+    cdef int upgrade(self, str channel, granted) except -1:
+        """Answer with the 101: the connection is a Client's from now on."""
+        cdef Client client
+        cdef str form = "off"
+        cdef str extension = None
+        server = self.server
+        self.leave_queue()
+        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, granted)
+        if isinstance(granted, Grant):
+            client.rights = granted
+            client.identity = granted.identity
+        client.subprotocol = choose_subprotocol(self.head.headers, server.options.subprotocols)
+        if self.is_proxied:
+            client.forwarded_address = self.address
+        deflate = self.negotiate_deflate()
+        if deflate is not None:
+            extension = str(deflate)
+            form = "deflate" if deflate.server_no_context_takeover else server.options.compression
+            client._negotiate(deflate, form == "window")
+        response = encode_response(self.head.headers["sec-websocket-key"], client.subprotocol, extension)
+        if not server.let_in(client, response, self.data, form, self.counted_as):
+            self.transport.abort()
+        return 0
+
+    cdef object negotiate_deflate(self):
+        cdef str offers = self.head.headers.get("sec-websocket-extensions")
+        options = self.server.options
+        if offers is None or options.compression == "off":
+            return None
+        return choose_deflate(offers, client_no_context_takeover=options.client_no_context_takeover)
+
+    # Limits.
+
+    cdef bint has_hurried(self) except -1:
+        """Whether too much came behind the head: it is kept until the hook has decided."""
+        return len(self.data) > self.server.options.max_head_bytes
+
+    cdef int refuse_hurry(self) except -1:
+        # RFC 6455 section 4.1: a client waits for the answer before it sends anything more.
+        return self.refuse("max_head_bytes", HTTPStatus.BAD_REQUEST, "too much was sent before the answer")
+
+    cdef tuple find_address(self):
+        """Learn from a trusted proxy's headers whom this is from, and count that; a refusal, or None."""
+        cdef dict headers = self.head.headers
+        cdef bint is_forwarded = "x-forwarded-for" in headers or "forwarded" in headers
+        if is_forwarded:
+            self.address = self.server.proxies.find_client(headers) or self.address
+        return self.count_address(is_forwarded)
+
+    cdef tuple count_address(self, bint is_forwarded):
+        name = name_address(self.address, is_forwarded=is_forwarded)
+        if name is None:
+            return None
+        limit = self.server.admission.enter_address(name)
+        if limit is not None:
+            # It is not counted at all, or a refused one that waits for its answer would keep out another.
+            self.stop_counting()
+            return limit, HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address"
+        self.counted_as = name
+        return None
+
+    cdef int stop_counting(self) except -1:
+        if self.is_counted:
+            self.is_counted = False
+            self.server.admission.leave(self.counted_as)
+        return 0
+
+    # The answer.
+
+    cdef int refuse(self, str cause, status, reason="", headers=None) except -1:
+        """Answer, and count the limit or rule that was broken."""
+        self.server.refused[cause] += 1
+        return self.answer(status, reason, headers)
+
+    cdef int refuse_as_decided(self) except -1:
+        cause, status, reason = self.refusal
+        return self.refuse(cause, status, reason)
+
+    cdef int answer(self, status, body="", headers=None) except -1:
+        """Answer with `status` and close: one request a connection."""
+        cdef bint is_head = self.head is not None and self.head.method == b"HEAD"
+        if self.transport.is_closing():     # the peer is gone
+            return 0
+        self.server.responses[int(status)] += 1
+        if isinstance(body, str):
+            body = f"{body or status.phrase}\n".encode()
+        fields = {"Content-Length": str(len(body)), "Connection": "close", "Content-Type": "text/plain; charset=utf-8"}
+        if status == HTTPStatus.UPGRADE_REQUIRED:   # RFC 9110 section 15.5.22, RFC 6455 section 4.4
+            fields |= {"Upgrade": "websocket", "Connection": "close, Upgrade", "Sec-WebSocket-Version": "13"}
+        elif status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            fields |= {"Retry-After": str(RETRY_SECONDS)}
+        elif status == HTTPStatus.UNAUTHORIZED:     # RFC 9110 section 15.5.2
+            fields |= {"WWW-Authenticate": "Bearer"}
+        lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
+        head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
+        self.stop_counting()
+        self.wait_in(self.server.doors.lingering)
+        self.transport.resume_reading()     # or the peer's end would not be seen
+        self.data = b""     # of no use any more, and it may linger
+        self.transport.write(head if is_head else head + body)
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()      # the peer's answer to that, or its FIN, ends it
+            else:
+                self.transport.close()          # TLS has a closing handshake of its own
+        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
+            self.abort()
+        return 0
+
+    # What the lobby does.
+
+    def refuse_slow_head(self):
+        """The head is not there in time."""
+        if self.refusal is None:
+            self.refuse("handshake_seconds", HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.refuse_as_decided()
+
+    def refuse_slow_decision(self):
+        """The authorize hook takes too long."""
+        self.task.cancel()
+        self.refuse("authorize_seconds", HTTPStatus.SERVICE_UNAVAILABLE, "the authorize hook took too long")
+
+    def cut_off(self):
+        """Make room for another connection."""
+        if self.queue is self.server.doors.reading:
+            self.server.refused["max_handshakes"] += 1
+        self.abort()
+
+    def abort(self):
+        """Cut the connection off."""
+        self.leave_queue()
+        self.transport.abort()
+
+    cdef int wait_in(self, queue) except -1:
+        self.leave_queue()
+        self.queue = queue
+        queue.add(self)
+        return 0
+
+    cdef int leave_queue(self) except -1:
+        if self.queue is not None:
+            self.queue.discard(self)
+            self.queue = None
+        return 0

@@ -134,6 +134,8 @@ def _failed(url: str, error: Exception) -> int:
         what = "connection closed"
     elif isinstance(error, UnicodeDecodeError):
         what = "the input is not text"
+    elif isinstance(error, OSError):    # first: a certificate that is not trusted is a ValueError as well
+        what = "cannot connect"
     elif isinstance(error, InvalidURI | WSInvalidURL | ValueError):
         what = "not a WebSocket URL"
     elif isinstance(error, InvalidHandshake):

@@ -35,6 +35,13 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "tests")
 
+
+def pytest_configure(config):
+    # Before Python 3.11 a TLS transport of asyncio (the clients of `websockets`) says so though its peer has closed it.
+    if sys.version_info < (3, 11):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
+
+
 TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))
 MILLISECONDS = 1000  # Playwright counts in them
 

@@ -1,6 +1,7 @@
 """Bounds over all channels of a hub: what logs hold, and what Transports pin."""
 
 import asyncio
+import sys
 
 import pytest
 import uvloop
@@ -215,8 +216,8 @@ def test_keys_of_all_channels_take_at_most_half_of_max_log_bytes(run):
 
 
 def pins():
-    """Whether the loop's Transports keep the views that they are given: asyncio's copy them."""
-    return isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    """Whether the loop's Transports keep the views that they are given: asyncio's copied them before Python 3.12."""
+    return sys.version_info >= (3, 12) or isinstance(asyncio.get_running_loop(), uvloop.Loop)
 
 
 def test_a_frame_that_several_transports_hold_is_counted_once_until_the_last_lets_go(run):

@@ -365,6 +365,17 @@ def test_a_server_that_refuses_is_one_line_and_1(command, serve_process):
     assert_one_line(errors, "handshake refused", "400")
 
 
+@pytest.mark.parametrize("arguments", [("publish", "{url}", "hello"), ("listen", "{url}")], ids=["publish", "listen"])
+def test_a_certificate_that_is_not_trusted_is_one_line_and_1(arguments, serve_process, authority, tmp_path):
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    server = serve_process("--relay", "--cert", str(tmp_path / "cert"), "--key", str(tmp_path / "key"))
+    status, output, errors = fastbcast_command(*(argument.format(url=server.url) for argument in arguments))
+    assert (status, output) == (1, "")
+    assert_one_line(errors, server.url, "cannot connect", "CERTIFICATE_VERIFY_FAILED")
+
+
 def test_publish_says_when_the_server_closed_on_its_message(serve_process):
     server = serve_process("--relay", "--max-message-bytes", "1000")
     status, output, errors = fastbcast_command("publish", server.url, "x" * 1001)

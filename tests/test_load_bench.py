@@ -10,7 +10,7 @@ from conftest import seconds
 from fastbcast.load import bench
 from fastbcast.load.bench import FASTBCAST, FLOOR, FULL, Cell, Matrix, Row, measure_matrix, ratios, why_left_out
 from fastbcast.load.crew import LoadFailed
-from fastbcast.load.table import make_bench_table
+from fastbcast.load.table import make_bench_table, print_bench
 from fastbcast.load.target import ServerUnavailable, floor_command
 
 BENCH = [sys.executable, "-m", "fastbcast", "bench"]
@@ -84,10 +84,13 @@ def test_a_round_that_fails_has_no_ratio_and_the_others_keep_theirs(monkeypatch)
         ("judged by the first subscriber", ""),
     ],
 )
-def test_a_row_that_cannot_be_believed_is_marked(note, mark):
+def test_a_row_that_cannot_be_believed_is_marked_and_the_mark_explained(capsys, note, mark):
     row = Row(Cell(1, 1, 64), FASTBCAST, [result(1.0), result(1.0, note)])
     assert row.marks == mark
     assert make_bench_table([row]).columns[-1]._cells == [mark]
+    print_bench([row])
+    below = [line for line in capsys.readouterr().out.splitlines() if line.strip() and not line.startswith("|")]
+    assert [line.partition(": ")[0] for line in below] == list(mark)
 
 
 @pytest.mark.parametrize("clients", ["", "many", "0", "1,,2"])

@@ -61,7 +61,7 @@ cdef class Audit:
         self.body_bytes = payload_bytes - STAMP_BYTES
         bodies = bodies or make_bodies("letters", self.body_bytes)
         self.body_mask = <uint64_t>len(bodies) - 1
-        if self.body_mask & (self.body_mask + 1) or any(len(body) != self.body_bytes for body in bodies):
+        if self.body_mask & (self.body_mask + 1) or any(<uint64_t>len(body) != self.body_bytes for body in bodies):
             raise ValueError(f"there must be a power of two of bodies, of {self.body_bytes} bytes each")
         joined = b"".join(bodies)
         self.board = board

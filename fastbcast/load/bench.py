@@ -9,8 +9,7 @@ keeps them in memory for each client), or if the processes may not open so many 
 clients, and no permessage-deflate: it would keep everything for them, so those rows stand alone. Compressed rows have
 trade ticks as payload (payload.py), and the clients inflate and check them; all others have letters.
 
-A row is marked if its figures are not the server's: `c` the clients were the limit, `s` the server was not (it used
-less than 95 % of its processor), `w` the clients waited for theirs.
+A row is marked if its figures are not the server's, see MARKS.
 """
 
 from __future__ import annotations
@@ -98,6 +97,14 @@ FULL = Matrix(
 QUICK = Matrix((100, 1000), (1, 64), (64, 1 * KIB), (0.0,), 0.5, compressions=("window",))
 
 
+MARKS = {
+    "c": ("INVALID: the clients", "the clients were the limit"),
+    "s": ("INVALID as a limit", "the server used less than 95 % of its processor: deliveries/s are not its limit"),
+    "w": ("the clients waited", "the clients waited for their processor: latency is partly theirs"),
+}
+"""The marks of a row: how the note begins that each is for, and what is to be known."""
+
+
 @dataclass
 class Row:
     """One server in one cell: a result of each round, None of one that has failed."""
@@ -113,10 +120,9 @@ class Row:
 
     @property
     def marks(self) -> str:
-        """What is to be known before the figures are believed; see the module."""
+        """What is to be known before the figures are believed, see MARKS."""
         notes = [note for result in self.results if result is not None for note in result["notes"]]
-        marks = {"c": "INVALID: the clients", "s": "INVALID as a limit", "w": "the clients waited"}
-        return "".join(mark for mark, start in marks.items() if any(note.startswith(start) for note in notes))
+        return "".join(mark for mark, (start, _) in MARKS.items() if any(note.startswith(start) for note in notes))
 
 
 def _find(result: Result | None, path: tuple[str, ...]) -> Any:

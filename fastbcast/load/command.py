@@ -237,7 +237,8 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
     if len(os.sched_getaffinity(0)) < 2:
         click.echo("one processor only: server and clients share it, and no figure is valid", err=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_NO_RESULT))  # or the server would stay behind
-    click.echo(f"about {estimate_seconds(matrix, rounds) / 60:.0f} minutes", err=True)
+    minutes = round(estimate_seconds(matrix, rounds) / 60)
+    click.echo("about a minute" if minutes <= 1 else f"about {minutes} minutes", err=True)
     for cell in matrix.cells():
         if why := why_left_out(cell):
             click.echo(f"left out: {describe(cell)}: {why}", err=True)

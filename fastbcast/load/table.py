@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .bench import FASTBCAST, Row, describe_bytes, ratios
+from .bench import FASTBCAST, MARKS, Row, describe_bytes, ratios
 from .result import WRONG_COUNTS, Result, find_problems
 
 __all__ = ["make_bench_table", "print_bench", "print_result"]
@@ -58,6 +58,9 @@ def print_bench(rows: list[Row]) -> None:
     console = _console()
     console.width = max(console.width, BENCH_COLUMNS)  # a line of Markdown is never broken
     console.print(make_bench_table(rows))
+    for mark, (_, meaning) in MARKS.items():
+        if any(mark in row.marks for row in rows if row.server == FASTBCAST):
+            console.print(f"{mark}: {meaning}")
     for row in rows:
         for problem in dict.fromkeys(row.problems):
             console.print(Text(f"✗ {row.server}, {row.cell.clients:,} clients: {problem}", style="bold red"))

@@ -186,7 +186,7 @@ async def not_reading(seen):
     )
 
 
-@proves("very many that do not read", loops=["uvloop"])     # plain asyncio's Transports copy: nothing is pinned
+@proves("very many that do not read", loops=["uvloop"])     # asyncio's Transports copy before Python 3.12
 async def many_not_reading(seen):
     async def stalled(hub, size):
         async with connections(hub, "/a", "/b", "/c", **SMALL_BUFFERS) as pairs:

@@ -203,8 +203,8 @@ class Server:
 
     def _connected(self, opening: Coroutine[Any, Any, Any], connected: asyncio.Future[Any]) -> None:
         self._connecting.discard(connected)
-        # A peer that is gone already is no news.
-        with suppress(Exception, asyncio.CancelledError):
+        # Its end is a StopIteration; a peer that is gone already, or a `close()` that was cancelled, is no news.
+        with suppress(StopIteration, OSError, asyncio.CancelledError):
             opening.send(None)
 
     def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> bool:

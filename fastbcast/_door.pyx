@@ -324,7 +324,6 @@ cdef class Door(_Base, asyncio.Protocol):
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
         self.stop_counting()
         self.wait_in(self.server.doors.lingering)
-        self.transport.resume_reading()     # or the peer's end would not be seen
         self.data = b""     # of no use any more, and it may linger
         self.transport.write(head if is_head else head + body)
         try:

@@ -226,8 +226,8 @@ def test_a_client_that_is_held_back_is_served_and_can_be_closed_by_the_server(ru
     run(scenario())
 
 
-def many(count, first=0):
-    return b"".join(client_frame(TEXT, b"%d" % number) for number in range(first, first + count))
+def many(count):
+    return b"".join(client_frame(TEXT, b"%d" % number) for number in range(count))
 
 
 def test_what_a_read_brings_that_is_over_the_rate_is_handled_when_its_time_has_come(run, monkeypatch):

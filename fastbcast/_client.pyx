@@ -55,13 +55,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):
-        """Answer the handshake with `response`, and take what the client had sent already behind its request.
-
-        Returns False, and has changed nothing, if the peer is gone already.
-        """
+        """Answer the handshake with `response`, and take what the client had sent already behind its request."""
         cdef bytearray data
-        if self.wire.transport.is_closing():
-            return False
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
         self.received_ns = coarse_ns()
@@ -72,7 +67,6 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
         except Exception as error:
             self._fail(error)
-        return True
 
     # The application's side.
 

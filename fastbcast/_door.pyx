@@ -248,8 +248,7 @@ cdef class Door(_Base, asyncio.Protocol):
             form = "deflate" if deflate.server_no_context_takeover else server.options.compression
             client._negotiate(deflate, form == "window")
         response = encode_response(self.head.headers["sec-websocket-key"], client.subprotocol, extension)
-        if not server.let_in(client, response, self.data, form, self.counted_as):
-            self.transport.abort()
+        server.let_in(client, response, self.data, form, self.counted_as)
         return 0
 
     cdef object negotiate_deflate(self):

@@ -221,22 +221,18 @@ class Server:
         with suppress(StopIteration, OSError, asyncio.CancelledError):
             opening.send(None)
 
-    def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> bool:
-        """Answer with the 101 `response`: `client` is one from now on; False if its peer is gone already.
+    def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> None:
+        """Answer with the 101 `response`: `client` is one from now on.
 
         Called by its Door. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
         counted_as: what admission counts it under.
         """
         self._clients[client] = counted_as
-        if not client._upgrade(response, early_data):
-            del self._clients[client]
-            self._check_empty()
-            return False
+        client._upgrade(response, early_data)
         self.responses[101] += 1
         self._compression[form] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
-        return True
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
@@ -244,11 +240,8 @@ class Server:
             self._keepalive.discard(client)
         if client in self._clients:
             self.admission.leave(self._clients.pop(client))
-            self._check_empty()
-
-    def _check_empty(self) -> None:
-        if not self._clients:
-            self._empty.set()
+            if not self._clients:
+                self._empty.set()
 
     def stats(self) -> dict[str, Any]:
         """Return the server's numbers: what there is now, and counters since it was made.

@@ -25,7 +25,7 @@ from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, e
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._subscriber cimport Subscriber
-from fastbcast._wire cimport PAUSED, WRITABLE
+from fastbcast._wire cimport PAUSED, WRITABLE, finish_writing
 
 from fastbcast.log import log_event
 from fastbcast.typing import Disconnect
@@ -371,7 +371,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """The peer broke the protocol (section 7.1.7); what it still sends is dropped by the Parser."""
         code, reason, cause = self.parser.failure
         self._begin_close(code, reason, cause)
-        self.wire.finish_writing()
+        if self.wire.transport is not None:
+            finish_writing(self.wire.transport)
         return 0
 
     cdef int _receive_close(self) except -1:

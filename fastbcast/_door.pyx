@@ -17,6 +17,7 @@ It is compiled for reconnect storms, in which thousands of these live for some m
 from fastbcast._client cimport Client
 from fastbcast._handshake cimport choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast._head cimport Head, read_head
+from fastbcast._wire cimport finish_writing
 
 from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject
@@ -324,16 +325,9 @@ cdef class Door(_Base, asyncio.Protocol):
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
         self.stop_counting()
         self.wait_in(self.server.doors.lingering)
-        self.transport.resume_reading()     # or the peer's end would not be seen
         self.data = b""     # of no use any more, and it may linger
         self.transport.write(head if is_head else head + body)
-        try:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()      # the peer's answer to that, or its FIN, ends it
-            else:
-                self.transport.close()          # TLS has a closing handshake of its own
-        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
-            self.abort()
+        finish_writing(self.transport)      # the peer's FIN ends it
         return 0
 
     # What the lobby does.

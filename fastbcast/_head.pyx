@@ -48,9 +48,9 @@ cdef class Head:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
         cdef str key = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), NULL).lower()
         cdef str text = _decode_stripped(value)
-        cdef object first = self.headers.setdefault(key, text)
-        if first is not text:
-            self.headers[key] = f"{first}, {text}"
+        if key in self.headers:
+            text = f"{self.headers[key]}, {text}"
+        self.headers[key] = text
 
 
 cpdef Head read_head(bytes data):

@@ -45,16 +45,17 @@ def test_what_authorize_returns_is_the_identity(run, is_async):
     run(scenario())
 
 
-def test_header_lines_of_the_same_name_reach_authorize_joined(run):
+@pytest.mark.parametrize("values", [("a", "b"), ("same", "same"), ("a", "a"), ("", "")])
+def test_header_lines_of_the_same_name_reach_authorize_joined(run, values):
     async def scenario():
         hub = Hub()
         seen = []
         hub.authorize(lambda request: seen.append(request.headers["x-role"]))
         async with serve(hub) as server:
             with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake(X_Role="a").replace(b"X-Role: a", b"X-Role: a\r\nx-role: b"))
+                await client.send(handshake(X_Role="{}\r\nx-role: {}".format(*values)))
                 assert (await client.read_head()).startswith("HTTP/1.1 101 ")
-        assert seen == ["a, b"]
+        assert seen == [", ".join(values)]
 
     run(scenario())
 

@@ -48,8 +48,9 @@ cdef class Head:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
         cdef str key = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), NULL).lower()
         cdef str text = _decode_stripped(value)
+        cdef Py_ssize_t count = len(self.headers)
         cdef object first = self.headers.setdefault(key, text)
-        if first is not text:
+        if len(self.headers) == count:      # not `first is not text`: Python has one object for all "a", and for all ""
             self.headers[key] = f"{first}, {text}"
 
 

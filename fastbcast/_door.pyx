@@ -30,8 +30,6 @@ import inspect
 import logging
 from http import HTTPStatus
 
-from httptools import HttpParserError
-
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
 LINGER_BYTES = 1024 * 1024
@@ -126,11 +124,10 @@ cdef class Door(_Base, asyncio.Protocol):
     # The decision.
 
     cdef int receive_head(self, bytes data) except -1:
-        cdef Head head
-        try:
-            head = self.head = read_head(data)
-        except HttpParserError as error:
-            self.answer(HTTPStatus.BAD_REQUEST, str(error))
+        cdef Head head = read_head(data)
+        self.head = head
+        if head.fault is not None:
+            self.answer(HTTPStatus.BAD_REQUEST, head.fault)
             return 0
         if self.refusal is None and self.is_proxied:
             self.refusal = self.find_address()

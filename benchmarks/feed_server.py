@@ -1,4 +1,4 @@
-"""fastbcast publishing a feed by itself, for compression.py: see pace.py for how.
+"""fastbcast publishing a feed by itself, for deflate.py: see pace.py for how.
 
     python benchmarks/feeds.py ticks --messages 5000 > ticks.txt
     python benchmarks/feed_server.py --feed ticks.txt --compression window --port 8080

@@ -1,4 +1,4 @@
-"""How the servers of compression.py publish a feed, each on its own event loop: the same messages at the same times.
+"""How the servers of deflate.py publish a feed, each on its own event loop: the same messages at the same times.
 
 No load generator is the publisher: what a server spends on receiving and parsing messages is in no figure. As a server
 that reads a feed from somewhere else does, it publishes what has gathered, `burst` messages in one turn of the loop,

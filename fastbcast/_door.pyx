@@ -29,9 +29,8 @@ from fastbcast.typing import Request
 import asyncio
 import inspect
 import logging
+from functools import partial
 from http import HTTPStatus
-
-from httptools import HttpParserError
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
@@ -127,11 +126,10 @@ cdef class Door(_Base, asyncio.Protocol):
     # The decision.
 
     cdef int receive_head(self, bytes data) except -1:
-        cdef Head head
-        try:
-            head = self.head = read_head(data)
-        except HttpParserError as error:
-            self.answer(HTTPStatus.BAD_REQUEST, str(error))
+        cdef Head head = read_head(data)
+        self.head = head
+        if head.fault is not None:
+            self.answer(HTTPStatus.BAD_REQUEST, head.fault)
             return 0
         if self.refusal is None and self.is_proxied:
             self.refusal = self.find_address()
@@ -179,7 +177,8 @@ cdef class Door(_Base, asyncio.Protocol):
 
     cdef int authorize(self, request) except -1:
         """Admit it if the hook lets it pass."""
-        hook = self.server.hub.authorize_hook
+        server = self.server
+        hook = server.hub.authorize_hook
         if self.has_hurried():
             self.refuse_hurry()
             return 0
@@ -187,27 +186,26 @@ cdef class Door(_Base, asyncio.Protocol):
             return self.admit(request, None)
         try:
             result = hook(request)
-        except Exception as error:
+            if not isinstance(result, Grant) and inspect.isawaitable(result):
+                self.task = asyncio.ensure_future(result, loop=server.hub.loop)
+        except (Exception, asyncio.CancelledError) as error:
             return self.reject(error)
-        if isinstance(result, Grant) or not inspect.isawaitable(result):
+        if self.task is None:
             return self.admit(request, result)
-        self.wait_in(self.server.doors.deciding)
-        self.task = asyncio.ensure_future(self._await_hook(request, result))
+        self.wait_in(server.doors.deciding)
+        self.task.add_done_callback(partial(self._receive_decision, request))
         return 0
 
-    async def _await_hook(self, request, result):
-        error = granted = None
-        try:
-            granted = await result
-        except Exception as raised:
-            error = raised
-        self.task = None
-        # Not if it was answered meanwhile, and the hook went on though it was cancelled.
-        if self.queue is self.server.doors.deciding and not self.transport.is_closing():
-            if error is None:
-                self.admit(request, granted)
-            else:
-                self.reject(error)
+    def _receive_decision(self, request, task):
+        # Asked for also if nobody wants it any more, or it would be logged as not retrieved.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        # Not if it was answered meanwhile: then the hook was cancelled, and may have gone on.
+        if self.queue is not self.server.doors.deciding or self.transport.is_closing():
+            return
+        if error is None:
+            self.admit(request, task.result())
+        else:
+            self.reject(error)
 
     cdef int reject(self, error) except -1:
         if isinstance(error, Reject):

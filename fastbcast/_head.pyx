@@ -9,7 +9,7 @@ head costs.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 
-from httptools import HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 
 cdef inline bint _is_blank(char character) noexcept:
@@ -54,7 +54,7 @@ cdef class Head:
 
 
 cpdef Head read_head(bytes data):
-    """Return the Head that is in `data`, which ends with its empty line. Raises httptools.HttpParserError."""
+    """Return the Head that is in `data`, which ends with its empty line; of a malformed one what there is until its fault."""
     cdef Head head = Head()
     # The parser knows the head, and not the other way round, or each would wait for the garbage collector.
     parser = HttpRequestParser(head)
@@ -62,6 +62,8 @@ cpdef Head read_head(bytes data):
         parser.feed_data(data)
     except HttpParserUpgrade:
         pass
+    except HttpParserError as error:
+        head.fault = str(error)
     head.method = parser.get_method()
     head.http_version = parser.get_http_version()
     return head

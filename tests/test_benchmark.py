@@ -22,9 +22,12 @@ def test_every_load_of_a_scenario_can_be_run(name):
 
 
 @pytest.fixture
-def measure():
+def measure(monkeypatch):
     """Measure one round of a load on fastbcast; gives the row, and whether it was complete."""
     cores = sorted(os.sched_getaffinity(0))
+    # That clients are late is for a machine to oneself, and test_load_faults.
+    find_problems = run.find_problems
+    monkeypatch.setattr(run, "find_problems", lambda result: find_problems({**result, "late": {"count": 0}}))
 
     def measure(load, **options):
         case = Case("tiny", load.split(), (servers.SUBJECT,), "", scenarios.CLOSED_COLUMNS, **options)

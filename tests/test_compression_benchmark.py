@@ -1,4 +1,4 @@
-"""benchmarks/compression.py and its servers: what is counted is what was published, every form is measured."""
+"""benchmarks/deflate.py and its servers: what is counted is what was published, every form is measured."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-import compression
+import deflate
 import feeds
 import pytest
 from conftest import seconds
@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from fastbcast.load.target import Server
 
-BENCHMARKS = Path(compression.__file__).parent
+BENCHMARKS = Path(deflate.__file__).parent
 SERVERS = {
     "fastbcast": [sys.executable, str(BENCHMARKS / "feed_server.py")],
     "websockets": [sys.executable, str(BENCHMARKS / "peers" / "websockets_feed.py")],
@@ -52,11 +52,11 @@ def test_every_row_is_measured_and_in_the_tables(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("BENCHMARK_PEERS_PYTHON", raising=False)
     path = tmp_path / "compression.json"
     monkeypatch.setattr("sys.argv", [
-        "compression.py", "--feeds", "ticks", "--clients", "5", "--servers", "fastbcast,websockets", "--rounds", "1",
+        "deflate.py", "--feeds", "ticks", "--clients", "5", "--servers", "fastbcast,websockets", "--rounds", "1",
         "--seconds", "0.5", "--rate", "400", "--memory-clients", "20", "--json", str(path),
     ])
-    monkeypatch.setattr(compression, "JOINERS_SECONDS", 1.5)
-    status = compression.main()
+    monkeypatch.setattr(deflate, "JOINERS_SECONDS", 1.5)
+    status = deflate.main()
     printed = capsys.readouterr().out
     rows = json.loads(path.read_text())["rows"]
     assert status == 0, [row["notes"] for row in rows]
@@ -79,14 +79,14 @@ def test_every_row_is_measured_and_in_the_tables(monkeypatch, tmp_path, capsys):
 def test_a_server_that_publishes_nothing_is_no_result(monkeypatch, tmp_path):
     path = tmp_path / "ticks.txt"
     path.write_bytes(b"\n".join(feeds.take("ticks", 10)) + b"\n")
-    monkeypatch.setattr("sys.argv", ["compression.py", "--seconds", "0.2"])
-    arguments = compression.parse_arguments()
-    row = compression.Row("fastbcast", "plain", "ticks", 2)
-    monkeypatch.setattr(compression, "rate_of", lambda clients: 0.001)   # the second burst never comes
+    monkeypatch.setattr("sys.argv", ["deflate.py", "--seconds", "0.2"])
+    arguments = deflate.parse_arguments()
+    row = deflate.Row("fastbcast", "plain", "ticks", 2)
+    monkeypatch.setattr(deflate, "rate_of", lambda clients: 0.001)   # the second burst never comes
     cores = sorted(os.sched_getaffinity(0))
-    problem = compression.measure(row, arguments, tmp_path, cores)["problem"]
+    problem = deflate.measure(row, arguments, tmp_path, cores)["problem"]
     assert "published nothing" in problem or problem == "no message arrived"
 
 
 def test_what_a_server_has_not_delivered_is_what_it_is_behind():
-    assert compression.behind({"deliveries": 300, "settings": {"clients": 4}, "published": 100}) == 0.25
+    assert deflate.behind({"deliveries": 300, "settings": {"clients": 4}, "published": 100}) == 0.25

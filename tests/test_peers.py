@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-import compression
+import deflate
 import pytest
 import scenarios
 import servers
@@ -58,11 +58,11 @@ def peer_commands(monkeypatch):
 
 
 def test_every_program_in_peers_is_measured(peer_commands, monkeypatch):
-    """By `run.py peers`, or, if it publishes a feed, by compression.py."""
+    """By `run.py peers`, or, if it publishes a feed, by deflate.py."""
     commands, _ = peer_commands
-    monkeypatch.setattr(compression, "require_module", lambda server, module, python=None: None)
-    monkeypatch.setattr(compression, "find_node", lambda: "node")
-    commands = [*commands, *(compression.feed_command(name, "deflate") for name in ("websockets", "ws"))]
+    monkeypatch.setattr(deflate, "require_module", lambda server, module, python=None: None)
+    monkeypatch.setattr(deflate, "find_node", lambda: "node")
+    commands = [*commands, *(deflate.feed_command(name, "deflate") for name in ("websockets", "ws"))]
     programs = {path for path in servers.PEERS.iterdir() if path.suffix in (".py", ".js")}
     assert {Path(command[1]) for command in commands} == programs
 

@@ -51,7 +51,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if not self._bars.disable:  # rich before 14.3 ends even a display that never began, with an empty line
+            self._bars.stop()
 
     def show(self, interval: Interval, board: Board) -> None:
         if self._bars.disable:

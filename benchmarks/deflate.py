@@ -1,7 +1,7 @@
 """What compression saves on the wire and costs the server, on feeds that look like real ones.
 
-    python benchmarks/compression.py --rounds 3 --json compression.json > compression.md
-    python benchmarks/compression.py --feeds ticks --clients 1,100 --servers fastbcast --memory-clients 0
+    python benchmarks/deflate.py --rounds 3 --json compression.json > compression.md
+    python benchmarks/deflate.py --feeds ticks --clients 1,100 --servers fastbcast --memory-clients 0
 
 Procedure. Each server publishes the feed by itself (pace.py): `--burst` messages in one turn of its loop, as one does
 that reads what has gathered at its source; `--burst 1` is one message a turn. It has the first core to itself, the

@@ -232,11 +232,11 @@ cdef class Door(_Base, asyncio.Protocol):
         cdef str form = "off"
         cdef str extension = None
         server = self.server
+        rights = granted if isinstance(granted, Grant) else None
+        identity = granted if rights is None else rights.identity
         self.leave_queue()
-        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, granted)
-        if isinstance(granted, Grant):
-            client.rights = granted
-            client.identity = granted.identity
+        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, identity)
+        client.rights = rights
         client.subprotocol = choose_subprotocol(self.head.headers, server.options.subprotocols)
         if self.is_proxied:
             client.forwarded_address = self.address

@@ -238,10 +238,9 @@ class Server:
         """A client's connection has ended (called by the hub)."""
         if self._keepalive is not None:
             self._keepalive.discard(client)
-        if client in self._clients:
-            self.admission.leave(self._clients.pop(client))
-            if not self._clients:
-                self._empty.set()
+        self.admission.leave(self._clients.pop(client))
+        if not self._clients:
+            self._empty.set()
 
     def stats(self) -> dict[str, Any]:
         """Return the server's numbers: what there is now, and counters since it was made.

@@ -15,7 +15,6 @@ from pace import Feed, make_parser, run_until_stopped
 import fastbcast
 
 LISTEN_BACKLOG_CONNECTIONS = 4096
-MAX_CONNECTIONS = 100_000
 
 
 async def main(options: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, e
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._subscriber cimport Subscriber
-from fastbcast._wire cimport PAUSED, WRITABLE
+from fastbcast._wire cimport PAUSED, WRITABLE, finish_writing
 
 from fastbcast.log import log_event
 from fastbcast.typing import Disconnect
@@ -55,13 +55,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
     def _upgrade(self, bytes response, bytes early_data):
-        """Answer the handshake with `response`, and take what the client had sent already behind its request.
-
-        Returns False, and has changed nothing, if the peer is gone already.
-        """
+        """Answer the handshake with `response`, and take what the client had sent already behind its request."""
         cdef bytearray data
-        if self.wire.transport.is_closing():
-            return False
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
         self.received_ns = coarse_ns()
@@ -72,7 +67,6 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
         except Exception as error:
             self._fail(error)
-        return True
 
     # The application's side.
 
@@ -371,7 +365,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """The peer broke the protocol (section 7.1.7); what it still sends is dropped by the Parser."""
         code, reason, cause = self.parser.failure
         self._begin_close(code, reason, cause)
-        self.wire.finish_writing()
+        if self.wire.transport is not None:
+            finish_writing(self.wire.transport)
         return 0
 
     cdef int _receive_close(self) except -1:

@@ -17,6 +17,7 @@ It is compiled for reconnect storms, in which thousands of these live for some m
 from fastbcast._client cimport Client
 from fastbcast._handshake cimport choose_subprotocol, encode_response, find_fault, split_target
 from fastbcast._head cimport Head, read_head
+from fastbcast._wire cimport finish_writing
 
 from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject
@@ -28,9 +29,8 @@ from fastbcast.typing import Request
 import asyncio
 import inspect
 import logging
+from functools import partial
 from http import HTTPStatus
-
-from httptools import HttpParserError
 
 DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
@@ -126,11 +126,10 @@ cdef class Door(_Base, asyncio.Protocol):
     # The decision.
 
     cdef int receive_head(self, bytes data) except -1:
-        cdef Head head
-        try:
-            head = self.head = read_head(data)
-        except HttpParserError as error:
-            self.answer(HTTPStatus.BAD_REQUEST, str(error))
+        cdef Head head = read_head(data)
+        self.head = head
+        if head.fault is not None:
+            self.answer(HTTPStatus.BAD_REQUEST, head.fault)
             return 0
         if self.refusal is None and self.is_proxied:
             self.refusal = self.find_address()
@@ -178,7 +177,8 @@ cdef class Door(_Base, asyncio.Protocol):
 
     cdef int authorize(self, request) except -1:
         """Admit it if the hook lets it pass."""
-        hook = self.server.hub.authorize_hook
+        server = self.server
+        hook = server.hub.authorize_hook
         if self.has_hurried():
             self.refuse_hurry()
             return 0
@@ -186,27 +186,26 @@ cdef class Door(_Base, asyncio.Protocol):
             return self.admit(request, None)
         try:
             result = hook(request)
-        except Exception as error:
+            if not isinstance(result, Grant) and inspect.isawaitable(result):
+                self.task = asyncio.ensure_future(result, loop=server.hub.loop)
+        except (Exception, asyncio.CancelledError) as error:
             return self.reject(error)
-        if isinstance(result, Grant) or not inspect.isawaitable(result):
+        if self.task is None:
             return self.admit(request, result)
-        self.wait_in(self.server.doors.deciding)
-        self.task = asyncio.ensure_future(self._await_hook(request, result))
+        self.wait_in(server.doors.deciding)
+        self.task.add_done_callback(partial(self._receive_decision, request))
         return 0
 
-    async def _await_hook(self, request, result):
-        error = granted = None
-        try:
-            granted = await result
-        except Exception as raised:
-            error = raised
-        self.task = None
-        # Not if it was answered meanwhile, and the hook went on though it was cancelled.
-        if self.queue is self.server.doors.deciding and not self.transport.is_closing():
-            if error is None:
-                self.admit(request, granted)
-            else:
-                self.reject(error)
+    def _receive_decision(self, request, task):
+        # Asked for also if nobody wants it any more, or it would be logged as not retrieved.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        # Not if it was answered meanwhile: then the hook was cancelled, and may have gone on.
+        if self.queue is not self.server.doors.deciding or self.transport.is_closing():
+            return
+        if error is None:
+            self.admit(request, task.result())
+        else:
+            self.reject(error)
 
     cdef int reject(self, error) except -1:
         if isinstance(error, Reject):
@@ -233,11 +232,11 @@ cdef class Door(_Base, asyncio.Protocol):
         cdef str form = "off"
         cdef str extension = None
         server = self.server
+        rights = granted if isinstance(granted, Grant) else None
+        identity = granted if rights is None else rights.identity
         self.leave_queue()
-        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, granted)
-        if isinstance(granted, Grant):
-            client.rights = granted
-            client.identity = granted.identity
+        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, identity)
+        client.rights = rights
         client.subprotocol = choose_subprotocol(self.head.headers, server.options.subprotocols)
         if self.is_proxied:
             client.forwarded_address = self.address
@@ -247,8 +246,7 @@ cdef class Door(_Base, asyncio.Protocol):
             form = "deflate" if deflate.server_no_context_takeover else server.options.compression
             client._negotiate(deflate, form == "window")
         response = encode_response(self.head.headers["sec-websocket-key"], client.subprotocol, extension)
-        if not server.let_in(client, response, self.data, form, self.counted_as):
-            self.transport.abort()
+        server.let_in(client, response, self.data, form, self.counted_as)
         return 0
 
     cdef object negotiate_deflate(self):
@@ -324,16 +322,9 @@ cdef class Door(_Base, asyncio.Protocol):
         head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
         self.stop_counting()
         self.wait_in(self.server.doors.lingering)
-        self.transport.resume_reading()     # or the peer's end would not be seen
         self.data = b""     # of no use any more, and it may linger
         self.transport.write(head if is_head else head + body)
-        try:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()      # the peer's answer to that, or its FIN, ends it
-            else:
-                self.transport.close()          # TLS has a closing handshake of its own
-        except OSError:     # asyncio's shutdown(2): the answer has met a peer that is gone, and was reset
-            self.abort()
+        finish_writing(self.transport)      # the peer's FIN ends it
         return 0
 
     # What the lobby does.

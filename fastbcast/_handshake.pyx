@@ -26,7 +26,7 @@ cdef bytes _RESPONSE_START = (
 cdef bytes _KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-cdef bint _is_key(str text):
+cdef bint _is_key(str text) except -1:
     """Whether it is 16 bytes in base64 (section 4.1)."""
     cdef Py_UCS4 character
     cdef Py_ssize_t i

@@ -1,4 +1,5 @@
 cdef class Head:
+    cdef readonly str fault             # why it is malformed, or None
     cdef readonly bytes method
     cdef readonly bytes url             # the request target as it came
     cdef readonly str http_version      # "1.1"

@@ -9,7 +9,7 @@ head costs.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 
-from httptools import HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 
 cdef inline bint _is_blank(char character) noexcept:
@@ -48,13 +48,13 @@ cdef class Head:
         """Join header lines of the same name (RFC 9110 section 5.3)."""
         cdef str key = PyUnicode_DecodeLatin1(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), NULL).lower()
         cdef str text = _decode_stripped(value)
-        cdef object first = self.headers.setdefault(key, text)
-        if first is not text:
-            self.headers[key] = f"{first}, {text}"
+        if key in self.headers:
+            text = f"{self.headers[key]}, {text}"
+        self.headers[key] = text
 
 
 cpdef Head read_head(bytes data):
-    """Return the Head that is in `data`, which ends with its empty line. Raises httptools.HttpParserError."""
+    """Return the Head that is in `data`, which ends with its empty line; of a malformed one what there is until its fault."""
     cdef Head head = Head()
     # The parser knows the head, and not the other way round, or each would wait for the garbage collector.
     parser = HttpRequestParser(head)
@@ -62,6 +62,8 @@ cpdef Head read_head(bytes data):
         parser.feed_data(data)
     except HttpParserUpgrade:
         pass
+    except HttpParserError as error:
+        head.fault = str(error)
     head.method = parser.get_method()
     head.http_version = parser.get_http_version()
     return head

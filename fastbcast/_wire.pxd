@@ -21,7 +21,7 @@ cdef struct Socket:
 
 cdef class Wire:
     cdef Socket socket
-    # Set by `attach`, None after `detach`.
+    # Set once, None after `detach`.
     cdef object transport               # asyncio.Transport
     cdef object owner                   # the Client: told when too much waits
     cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
@@ -46,6 +46,8 @@ cdef class Wire:
     cdef int pause(self) except -1
     cdef int resume(self) except -1
     cdef int end(self) except -1
-    cdef int finish_writing(self) except -1
     cdef int abort_connection(self) except -1
     cdef int detach(self) except -1
+
+
+cdef int finish_writing(object transport) except -1

@@ -149,19 +149,6 @@ cdef class Wire:
             self.transport.close()
         return 0
 
-    cdef int finish_writing(self) except -1:
-        """Let nothing more out after what the Transport holds, but go on reading; the owner has set a deadline."""
-        if self.transport is None or self.transport.is_closing():
-            return 0
-        try:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            else:
-                self.transport.close()  # TLS
-        except OSError:     # asyncio's shutdown(2): what went out before has met a peer that is gone, and was reset
-            self.transport.abort()
-        return 0
-
     cdef int abort_connection(self) except -1:
         """Close the connection now; what was not sent is lost."""
         self.socket.state = CLOSED
@@ -178,3 +165,17 @@ cdef class Wire:
         self.transport = None
         self.owner = None
         return 0
+
+
+cdef int finish_writing(object transport) except -1:
+    """Let nothing more out after what a Transport holds, but go on reading; the caller has set a deadline."""
+    if transport.is_closing():
+        return 0
+    try:
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()   # TLS, before its handshake is done
+    except OSError:     # asyncio's shutdown(2): what went out before has met a peer that is gone, and was reset
+        transport.abort()
+    return 0

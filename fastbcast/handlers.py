@@ -101,6 +101,7 @@ class Handlers:
                     self._failed(event, client, error)
                     # Nothing more of a client that failed, but its end is still told.
                     inbox.events = deque(item for item in inbox.events if item[0] == "disconnect")
+                    inbox.size = 0
                 if not inbox.events:
                     break
                 event, arguments = inbox.events.popleft()

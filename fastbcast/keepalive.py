@@ -53,8 +53,7 @@ class Keepalive:
         """Look after `client` from now on."""
         self._count += 1
         self._look_again(client, self._choose_ping_seconds())
-        if self._timer is None:
-            self._set_timer()
+        self._set_timer()
 
     def discard(self, client: Client) -> None:
         """Its connection is gone."""
@@ -69,9 +68,7 @@ class Keepalive:
     def _look_again(self, client: Client, seconds: float) -> None:
         # Less than a whole round: `_tick` empties its bucket, and what comes into it meanwhile would be seen at once.
         count = len(self._buckets)
-        ticks = math.ceil(seconds / self._tick_seconds)
-        if not 0 < ticks < count:
-            ticks = min(max(1, ticks), count - 1)
+        ticks = min(max(1, math.ceil(seconds / self._tick_seconds)), count - 1)
         client._bucket = bucket = self._buckets[(self._position + ticks) % count]
         bucket.add(client)
 

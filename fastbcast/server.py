@@ -66,7 +66,6 @@ class Server:
         self._uds = uds
         self._sock = sock
         self.ssl = ssl
-        """The context of connections from now on; None: without TLS."""
         self.options = options
         self._page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
         self.subscribe_path = options.subscribe_path    # read for every client
@@ -97,6 +96,21 @@ class Server:
         self._acceptor = Acceptor(self._listeners.sockets, self._connect)
         self._acceptor.start()
         return self
+
+    @property
+    def ssl(self) -> tls_module.SSLContext | None:
+        """The context of connections from now on; None: without TLS. TypeError or ValueError for an impossible one."""
+        return self._ssl
+
+    @ssl.setter
+    def ssl(self, context: tls_module.SSLContext | None) -> None:
+        if context is not None:
+            if not isinstance(context, tls_module.SSLContext):
+                raise TypeError(f"ssl must be an SSLContext, got {context!r}")
+            # Found here, or it would end every connection before there is anybody to tell.
+            if context.protocol == tls_module.PROTOCOL_TLS_CLIENT:
+                raise ValueError("ssl must be a server's context: ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
+        self._ssl = context
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -196,43 +210,35 @@ class Server:
 
     def _make_protocol(self, accepted: socket.socket, address: Any) -> asyncio.BaseProtocol:
         door = Door(self, accepted, address)
-        return door if self.ssl is None else Tls(self.ssl, door, self._tls_failed)
+        return door if self._ssl is None else Tls(self._ssl, door, self._tls_failed)
 
     def _tls_failed(self) -> None:
         self.refused["tls"] += 1
 
     def _connected(self, opening: Coroutine[Any, Any, Any], connected: asyncio.Future[Any]) -> None:
         self._connecting.discard(connected)
-        # A peer that is gone already is no news.
-        with suppress(Exception, asyncio.CancelledError):
+        # Its end is a StopIteration; a peer that is gone already, or a `close()` that was cancelled, is no news.
+        with suppress(StopIteration, OSError, asyncio.CancelledError):
             opening.send(None)
 
-    def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> bool:
-        """Answer with the 101 `response`: `client` is one from now on; False if its peer is gone already.
+    def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> None:
+        """Answer with the 101 `response`: `client` is one from now on.
 
         Called by its Door. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
         counted_as: what admission counts it under.
         """
         self._clients[client] = counted_as
-        if not client._upgrade(response, early_data):
-            del self._clients[client]
-            self._check_empty()
-            return False
+        client._upgrade(response, early_data)
         self.responses[101] += 1
         self._compression[form] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
-        return True
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
         if self._keepalive is not None:
             self._keepalive.discard(client)
-        if client in self._clients:
-            self.admission.leave(self._clients.pop(client))
-            self._check_empty()
-
-    def _check_empty(self) -> None:
+        self.admission.leave(self._clients.pop(client))
         if not self._clients:
             self._empty.set()
 

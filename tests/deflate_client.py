@@ -9,7 +9,6 @@ A message is `plain` (RSV1 is not set), `alone` (it can be inflated by itself) o
 earlier ones).
 """
 
-import asyncio
 import os
 import zlib
 from collections import Counter
@@ -231,8 +230,3 @@ class DeflateClient(RawClient):
             await self.receive()
             messages += self.take_messages()
         return messages
-
-
-async def connect_all(port, path, offers):
-    """A DeflateClient for each offer, in that order."""
-    return await asyncio.gather(*(DeflateClient.connect(port, path, offer=offer) for offer in offers))

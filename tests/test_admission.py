@@ -181,6 +181,22 @@ def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything(run, 
     run(scenario())
 
 
+def test_one_that_waits_to_be_told_that_its_address_has_too_many_keeps_out_nobody(run, monkeypatch):
+    names = iter(["203.0.113.7", "203.0.113.7", "198.51.100.1"])
+    monkeypatch.setattr("fastbcast._door.name_address", lambda address, **_: next(names))
+
+    async def scenario():
+        async with serve(Hub(), max_connections=2, max_connections_per_address=1) as server:
+            async with connected(server.port, 1):
+                with closing(await RawClient.connect_tcp(server.port)) as refused:
+                    await until(lambda: server.stats()["handshakes"] == 1)
+                    async with connected(server.port, 1):
+                        await refused.send(handshake())
+                        assert (await answer_of(refused))[0] == 429
+
+    run(scenario())
+
+
 # Handshakes.
 
 

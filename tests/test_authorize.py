@@ -45,16 +45,17 @@ def test_what_authorize_returns_is_the_identity(run, is_async):
     run(scenario())
 
 
-def test_header_lines_of_the_same_name_reach_authorize_joined(run):
+@pytest.mark.parametrize("values", [("a", "b"), ("same", "same"), ("a", "a"), ("", "")])
+def test_header_lines_of_the_same_name_reach_authorize_joined(run, values):
     async def scenario():
         hub = Hub()
         seen = []
         hub.authorize(lambda request: seen.append(request.headers["x-role"]))
         async with serve(hub) as server:
             with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake(X_Role="a").replace(b"X-Role: a", b"X-Role: a\r\nx-role: b"))
+                await client.send(handshake(X_Role="{}\r\nx-role: {}".format(*values)))
                 assert (await client.read_head()).startswith("HTTP/1.1 101 ")
-        assert seen == ["a, b"]
+        assert seen == [", ".join(values)]
 
     run(scenario())
 
@@ -116,6 +117,28 @@ def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_as
     assert isinstance(record.exc_info[1], LookupError)
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_authorize_hook_that_meets_a_cancelled_future_is_answered_with_500_too(run, is_async, caplog):
+    async def scenario():
+        hub = Hub()
+        look_up = asyncio.get_running_loop().create_future()
+        look_up.cancel()
+
+        async def decide_later(request):
+            await look_up
+
+        hub.authorize(decide_later if is_async else lambda request: look_up.result())
+        async with serve(hub) as server:
+            status, _, _ = await ask(server.port, handshake())
+            assert status == 500
+            assert server.stats()["refused"] == {}      # and not after authorize_seconds
+
+    run(scenario())
+    (record,) = caplog.records
+    assert record.event == "authorize_failed"
+    assert isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
 def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(run):
     async def scenario():
         hub = Hub()
@@ -169,6 +192,21 @@ def test_too_much_before_the_answer_is_refused_and_kept_nowhere(run, is_asked):
     run(scenario())
 
 
+def test_a_hook_that_had_not_begun_when_too_much_came_leaves_no_warning(run, tls):
+    async def scenario():
+        hub = Hub()
+        entered, _ = authorize_for_ever(hub)
+        async with serve(hub, ssl=tls[0], max_head_bytes=1000) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                # Two TLS records that are read at once: the second comes before a Task can begin.
+                records = client._encrypt(handshake()) + client._encrypt(bytes(1001))
+                await asyncio.get_running_loop().sock_sendall(client.sock, records)
+                assert (await answer_of(client))[0] == 400
+        assert not entered.is_set()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_as_much_as_a_head_may_come_before_the_answer(run, is_async):
     async def scenario():
@@ -218,8 +256,7 @@ def test_who_is_refused_and_gone_already_is_no_news(run, caplog):
         hub = Hub()
 
         @hub.authorize
-        async def _(request):
-            await asyncio.sleep(0)
+        def _(request):
             raw.close()
             raise Reject(403)
 

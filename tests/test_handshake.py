@@ -13,7 +13,7 @@ from raw_client import RawClient, answer_of, ask, get, handshake
 from reference import BINARY, PING, PONG, TEXT, Frame, client_frame
 from support import until
 
-from fastbcast import Hub, serve
+from fastbcast import Hub, Reject, serve
 from fastbcast._door import Door
 
 # What is accepted.
@@ -215,9 +215,9 @@ def test_a_page_of_another_origin_is_refused_with_403(run, origin, is_allowed):
     run(scenario())
 
 
-@pytest.mark.parametrize("is_async", [False, True], ids=["no hook", "async authorize"])
-@pytest.mark.parametrize("request_bytes", [handshake(), get()], ids=["upgraded", "answered"])
-def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes, is_async):
+@pytest.mark.parametrize("hook", ["no hook", "async", "refuses", "async, refuses", "async, fails"])
+@pytest.mark.parametrize("request_bytes", [handshake(), get("/?listeners")], ids=["handshake", "question"])
+def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes, hook):
     doors = []
 
     class Recording(Door):
@@ -230,13 +230,18 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
 
     async def scenario():
         hub = Hub()
-        if is_async:
 
-            @hub.authorize
-            async def yields(request):
-                await asyncio.sleep(0)
+        def decide(request):
+            if hook != "async":
+                raise LookupError if "fails" in hook else Reject(401)
 
-        async with serve(hub) as server:
+        async def decide_later(request):
+            await asyncio.sleep(0)
+            decide(request)
+
+        if hook != "no hook":
+            hub.authorize(decide_later if "async" in hook else decide)
+        async with serve(hub, page=True) as server:
             with closing(await RawClient.connect_tcp(server.port)) as client:
                 await client.send(request_bytes)
                 head = await client.read_head()
@@ -282,6 +287,9 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
         pytest.param(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==, x"), 400, id="two keys"),
         pytest.param(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==\n"), 400, id="key with a bare line feed"),
         pytest.param(handshake(Host=None), 400, id="no host"),
+        pytest.param(handshake(Host="a\r\nHost: b"), 400, id="two hosts"),
+        pytest.param(handshake(Host="a\r\nHost: a"), 400, id="one host twice"),
+        pytest.param(handshake(Host="\r\nHost:"), 400, id="two empty hosts"),
         pytest.param(handshake(Sec_WebSocket_Protocol="a b"), 400, id="subprotocol with a blank"),
         pytest.param(handshake(Sec_WebSocket_Protocol="chat, (x)"), 400, id="subprotocol that is no token"),
         pytest.param(handshake(Sec_WebSocket_Protocol="ü"), 400, id="subprotocol that is not ASCII"),

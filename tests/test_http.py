@@ -52,10 +52,17 @@ def test_head_is_answered_as_get_without_the_body(run, page):
     run(scenario())
 
 
-def test_a_refused_head_has_no_body_either(run):
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(get("/%ff", method="HEAD"), id="path is not UTF-8"),
+        pytest.param(get(method="HEAD", X="\0"), id="malformed header"),
+    ],
+)
+def test_a_refused_head_has_no_body_either(run, request_bytes):
     async def scenario():
         async with serve(Hub(), page=True) as server:
-            status, _, body = await ask(server.port, get("/%ff", method="HEAD"))
+            status, _, body = await ask(server.port, request_bytes)
             assert status == 400
             assert body == b""
 

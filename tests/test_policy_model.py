@@ -41,7 +41,6 @@ MIN_FRAME_BYTES = 10        # of what is published here: its channel and seq are
 # What a large socket takes at once, whether or not its client reads meanwhile.
 LARGE_SOCKET_BYTES = 32 * KIB
 PACED_MESSAGES_PER_SECOND = 400
-RELEASE_SECONDS = 0.05
 
 
 class Step(NamedTuple):

@@ -290,6 +290,21 @@ def test_a_context_speaks_tls_1_2_and_newer(files):
     assert make_context(*files).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.parametrize(
+    ("context", "error"), [(ssl.create_default_context(), ValueError), (("cert", "key"), TypeError), (True, TypeError)]
+)
+def test_a_context_that_cannot_serve_is_refused_before_anybody_connects(run, context, error):
+    async def scenario():
+        with pytest.raises(error, match="ssl must be"):
+            await serve(Hub(), ssl=context)
+        async with serve(Hub()) as server:
+            with pytest.raises(error, match="ssl must be"):
+                server.ssl = context
+            assert server.ssl is None
+
+    run(scenario())
+
+
 def test_files_that_do_not_do_are_told_apart(authority, files, tmp_path):
     cert, key = files
     _, other_key = write_certificate(authority, tmp_path, "other")

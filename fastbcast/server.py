@@ -159,16 +159,16 @@ class Server:
     async def close(self, *, code: int = 1001, reason: str = "going away") -> None:
         """Stop accepting, close every client with `code`, and wait until they are gone.
 
-        Who does not answer the CLOSE within the hub's `close_seconds` is aborted.
+        Who does not answer the CLOSE within the hub's `close_seconds` is aborted; everybody, if this is cancelled.
         """
         if self._acceptor is None or self._closed.is_set():
             return
         encode_close(code, reason)  # raises now what would be wrong with them later
         self._stop_accepting()
         self.is_closing = True
-        await asyncio.gather(*self._connecting, return_exceptions=True)
-        self.doors.close()
         try:
+            await asyncio.gather(*self._connecting, return_exceptions=True)
+            self.doors.close()
             for client in list(self._clients):
                 client._close_because(code, reason, "going_away")
             if self._clients:
@@ -176,6 +176,10 @@ class Server:
                 await self._empty.wait()
             await self.hub.handlers.finish(self, self.hub.options.close_seconds)
         finally:
+            # Nobody is left, unless this was cancelled: then nobody is waited for.
+            self.doors.close()
+            for client in list(self._clients):
+                client.abort()
             self._closed.set()
 
     async def wait_closed(self) -> None:

@@ -326,6 +326,32 @@ def test_close_while_connections_are_being_accepted_leaves_no_door(run, turns):
     run(scenario())
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_close_that_is_cancelled_cuts_off_who_is_left(run, turns):
+    async def scenario():
+        hub = Hub(close_seconds=1000)
+        server = await serve(hub, handshake_seconds=1000)
+        client = await RawClient.connect(server.port)
+        half_open = await RawClient.connect_tcp(server.port)
+        await until(lambda: server.stats()["handshakes"] == 1)
+        one_more = await RawClient.connect_tcp(server.port)
+        for _ in range(2):      # until it is accepted, and being opened
+            await asyncio.sleep(0)
+        end = asyncio.ensure_future(server.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        end.cancel()
+        await asyncio.wait([end])
+        assert end.cancelled()
+        await server.wait_closed()
+        await client.read_to_end()
+        assert not await half_open.receive()
+        assert not await one_more.receive()
+        assert server.stats()["connections"] == hub.stats()["clients"] == 0
+
+    run(scenario())
+
+
 def test_close_may_be_awaited_by_a_handler(run):
     async def scenario():
         hub = Hub(close_seconds=0.2)

@@ -66,6 +66,20 @@ async def connections(hub, *paths, **options):
         yield pairs[0] if len(pairs) == 1 else pairs
 
 
+async def send_until_it_stalls(raw, messages):
+    """Send one after the other until nothing more is taken for many turns; returns what is left of the last one."""
+    left, blocked_turns = memoryview(b""), 0
+    while blocked_turns < 200:  # a server that reads takes some in each turn
+        try:
+            left = left or memoryview(next(messages))
+            left = left[raw.sock.send(left) :]
+            blocked_turns = 0
+        except BlockingIOError:
+            blocked_turns += 1
+            await asyncio.sleep(0)
+    return left
+
+
 async def say_goodbye(raw):
     await raw.send_frame(CLOSE, close_payload(1000))
     return await raw.read_close()

@@ -86,6 +86,14 @@ class Reader:
 
 
 @pytest.fixture
+def now(monkeypatch):
+    """The throttle's time where the loop is a real one: a list of the seconds, to be changed."""
+    seconds = [0.0]
+    monkeypatch.setattr(throttle, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+@pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)
 
@@ -181,13 +189,12 @@ async def pass_time(raw):
         assert await raw.read_frames(1) == [Frame(PONG, b"")]
 
 
-def test_a_client_over_its_rate_is_held_back_and_nothing_is_lost(run, monkeypatch):
+def test_a_client_over_its_rate_is_held_back_and_nothing_is_lost(run, now):
     async def scenario():
         hub = Hub(max_inbound_messages_per_second=200)
         received = []
         hub.on_message(lambda client, message: received.append(int(message)))
-        limit, now = hub.handlers.throttle, [0.0]
-        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
+        limit = hub.handlers.throttle
         async with raw_connections(hub, "/", "/") as [busy, calm]:
             send_at_once(busy)
             for number in range(201):   # each in a read of its own
@@ -230,13 +237,11 @@ def many(count):
     return b"".join(client_frame(TEXT, b"%d" % number) for number in range(count))
 
 
-def test_what_a_read_brings_that_is_over_the_rate_is_handled_when_its_time_has_come(run, monkeypatch):
+def test_what_a_read_brings_that_is_over_the_rate_is_handled_when_its_time_has_come(run, now):
     async def scenario():
         hub = Hub(max_inbound_messages_per_second=100)
         received = []
         hub.on_message(lambda client, message: received.append(int(message)))
-        now = [0.0]
-        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
         async with raw_connections(hub, "/", "/") as [busy, other]:
             await busy.send(many(300) + client_frame(PING, b"behind them"))
             await until(lambda: len(received) >= 101)
@@ -255,13 +260,11 @@ def test_what_a_read_brings_that_is_over_the_rate_is_handled_when_its_time_has_c
     run(scenario())
 
 
-def test_what_was_sent_behind_the_handshake_keeps_to_the_rate_too(run, monkeypatch):
+def test_what_was_sent_behind_the_handshake_keeps_to_the_rate_too(run, now):
     async def scenario():
         hub = Hub(max_inbound_messages_per_second=20)
         received = []
         hub.on_message(lambda client, message: received.append(int(message)))
-        now = [0.0]
-        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
         async with serving(hub) as server:
             early = await RawClient.connect_tcp(server.port)
             await early.send(handshake() + many(24))
@@ -318,13 +321,11 @@ def test_what_one_read_brings_may_always_wait(run):
 
 
 @pytest.mark.parametrize("first", ["inbox", "rate"])
-def test_reading_goes_on_only_when_neither_inbox_nor_rate_is_against_it(run, first, monkeypatch):
+def test_reading_goes_on_only_when_neither_inbox_nor_rate_is_against_it(run, first, now):
     async def scenario():
         hub = Hub(max_inbound_messages_per_second=1, max_inbox_messages=1)
         go_on, handled = asyncio.Event(), []
         limit = hub.handlers.throttle
-        now = [0.0]
-        monkeypatch.setattr(throttle, "monotonic", lambda: now[0])
 
         @hub.on_message
         async def work(client, message):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from reference import BINARY, CLOSE, TEXT, client_frame, close_payload, encode_frame
-from support import raw_connections, say_goodbye, until
+from support import raw_connections, say_goodbye, send_until_it_stalls, until
 
 from fastbcast import Hub
 
@@ -14,28 +14,26 @@ MESSAGE_BYTES = 65536
 HEADER = encode_frame(BINARY, bytes(MESSAGE_BYTES), mask=bytes(4))[:14]
 
 
-async def send_until_it_stalls(raw, messages):
-    """Send big messages until nothing more is taken for many turns; returns what is left of the last one."""
-    left, blocked_turns = memoryview(b""), 0
-    while blocked_turns < 100:  # a server that reads takes some in each turn
-        try:
-            if not left:
-                number = len(messages)
-                assert number < 1024, "64 MiB were read while the handler was busy"
-                messages.append(number)
-                left = memoryview(HEADER + number.to_bytes(4, "big") + bytes(MESSAGE_BYTES - 4))
-            left = left[raw.sock.send(left) :]
-            blocked_turns = 0
-        except BlockingIOError:
-            blocked_turns += 1
-            await asyncio.sleep(0)
-    return left
+def big_messages(sent):
+    """Numbered; `sent` gets the number of each."""
+    for number in range(1024):
+        sent.append(number)
+        yield HEADER + number.to_bytes(4, "big") + bytes(MESSAGE_BYTES - 4)
+    pytest.fail("64 MiB were read while the handler was busy")
 
 
-@pytest.mark.parametrize("max_inbox_messages", [1, 2, 32])
-def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_messages):
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        ({"max_inbox_messages": 1, "max_message_bytes": 64 * MESSAGE_BYTES}, 1 + 1),    # the one at work is not in it
+        ({"max_inbox_messages": 2, "max_message_bytes": 64 * MESSAGE_BYTES}, 1 + 2),
+        ({"max_inbox_messages": 32, "max_message_bytes": 64 * MESSAGE_BYTES}, 1 + 32),
+        ({"max_message_bytes": 4 * MESSAGE_BYTES}, 1 + 4),  # large ones fill it before there are many
+    ],
+)
+def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, options, received):
     async def scenario():
-        hub = Hub(max_inbox_messages=max_inbox_messages, max_message_bytes=64 * MESSAGE_BYTES)
+        hub = Hub(**options)
         go_on, handled = asyncio.Event(), []
 
         @hub.on_message
@@ -45,8 +43,8 @@ def test_a_full_inbox_holds_the_peer_back_and_nothing_is_lost(run, max_inbox_mes
 
         async with raw_connections(hub, "/") as raw:
             sent = []
-            left = await send_until_it_stalls(raw, sent)
-            assert hub.stats()["received_messages"] == max_inbox_messages + 1   # the one at work
+            left = await send_until_it_stalls(raw, big_messages(sent))
+            assert hub.stats()["received_messages"] == received
             assert hub.stats()["inbox_pauses"] == 1
             go_on.set()
             await raw.send(left)
@@ -69,7 +67,7 @@ def test_a_client_that_is_held_back_still_gets_what_is_published_and_may_be_clos
 
         hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
         async with raw_connections(hub, "/") as raw:
-            left = await send_until_it_stalls(raw, [])
+            left = await send_until_it_stalls(raw, big_messages([]))
             hub.publish("default", "hello")
             assert await raw.read_payloads(1) == [b"hello"]
             (client,) = hub.clients()
@@ -81,29 +79,6 @@ def test_a_client_that_is_held_back_still_gets_what_is_published_and_may_be_clos
             go_on.set()
             await until(lambda: told)
             assert told == ["application"]
-
-    run(scenario())
-
-
-def test_large_messages_fill_an_inbox_before_there_are_many(run):
-    async def scenario():
-        hub = Hub(max_message_bytes=4 * MESSAGE_BYTES)
-        go_on, handled = asyncio.Event(), []
-
-        @hub.on_message
-        async def work(client, message):
-            await go_on.wait()
-            handled.append(int.from_bytes(message[:4], "big"))
-
-        async with raw_connections(hub, "/") as raw:
-            sent = []
-            left = await send_until_it_stalls(raw, sent)
-            assert hub.stats()["received_messages"] == 1 + 4    # the one at work, and as much as one may have
-            assert hub.stats()["inbox_pauses"] == 1
-            go_on.set()
-            await raw.send(left)
-            await until(lambda: len(handled) == len(sent))
-            assert handled == list(range(len(sent)))
 
     run(scenario())
 

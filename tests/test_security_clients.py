@@ -3,13 +3,24 @@
 import asyncio
 import struct
 from contextlib import closing
+from itertools import repeat
 from types import SimpleNamespace
 
 import pytest
 from raw_client import RawClient, ask, handshake, serving
 from reference import BINARY, PING, PONG, TEXT, client_frame
 from security_table import Evidence, check, each_row, proves
-from support import SMALL_BUFFERS, client_of, connections, fill, raw_connections, stall, subscribed, until
+from support import (
+    SMALL_BUFFERS,
+    client_of,
+    connections,
+    fill,
+    raw_connections,
+    send_until_it_stalls,
+    stall,
+    subscribed,
+    until,
+)
 from test_compressed_input import DEFLATE
 from test_inflate import Sender
 
@@ -30,18 +41,6 @@ async def closes(seen, hub, *floods, **options):
                 await seen.saw_close(client)
             await until(lambda: not list(hub.clients()))
         seen.count(hub)
-
-
-async def send_until_it_stalls(client, data):
-    """Send `data` over and over, until nothing more is taken for many turns."""
-    blocked_turns = 0
-    while blocked_turns < 200:
-        try:
-            client.sock.send(data)
-            blocked_turns = 0
-        except BlockingIOError:
-            blocked_turns += 1
-            await asyncio.sleep(0)
 
 
 def announce(length, fin=True):
@@ -143,7 +142,7 @@ async def pings(seen):
 async def messages(seen):
     hub = Hub(max_inbound_messages_per_second=1)
     async with raw_connections(hub, "/") as raw:
-        await send_until_it_stalls(raw, client_frame(TEXT, b"x") * 1000)
+        await send_until_it_stalls(raw, repeat(client_frame(TEXT, b"x") * 1000))
         seen.saw("a full socket")
         assert hub.stats()["received_messages"] < 40    # one a second, and the test may be slow
         assert hub.stats()["partial_bytes"] <= 4 * KIB
@@ -157,7 +156,7 @@ async def full_inbox(seen):
     hub = Hub(close_seconds=0.1)
     hub.on_message(lambda client, message: asyncio.Event().wait())
     async with raw_connections(hub, "/") as raw:
-        await send_until_it_stalls(raw, client_frame(TEXT, b"x") * 1000)
+        await send_until_it_stalls(raw, repeat(client_frame(TEXT, b"x") * 1000))
         seen.saw("a full socket")
         assert hub.stats()["received_messages"] == 33   # and the one at work
         assert hub.stats()["partial_bytes"] <= 64 * KIB

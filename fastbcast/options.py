@@ -132,7 +132,7 @@ class HubOptions:
     Precedent: a file's name."""
     channel_name_pattern: str = r"[^?#]+"
     """A regular expression for the whole name of a channel (InvalidChannelName, or 400, otherwise), whose characters
-    must be printable, too. `?` and `#` would end the path of a URL."""
+    must be printable, too (or the zero-width joiners that spelling needs). `?` and `#` would end the path of a URL."""
     max_subscriptions: int = 1_000
     """Channels that one client may be subscribed to: TooManySubscriptions. Each costs it a slot and a cursor."""
     max_inbound_messages_per_second: float = 0.0

@@ -51,7 +51,11 @@ class Tokens:
     """
 
     def __init__(
-        self, subscribe_path: Path | None = None, publish_path: Path | None = None, *, relay: bool = False
+        self,
+        subscribe_path: Path | str | None = None,
+        publish_path: Path | str | None = None,
+        *,
+        relay: bool = False,
     ) -> None:
         self._subscribe_path = subscribe_path
         self._publish_path = publish_path
@@ -72,8 +76,8 @@ class Tokens:
         return True
 
     def _read(self) -> None:
-        subscribers = () if self._subscribe_path is None else _read_file(self._subscribe_path)
-        publishers = () if self._publish_path is None else _read_file(self._publish_path)
+        subscribers = () if self._subscribe_path is None else _read_file(Path(self._subscribe_path))
+        publishers = () if self._publish_path is None else _read_file(Path(self._publish_path))
         self._subscribers, self._publishers = subscribers, publishers
 
     def __call__(self, request: Request) -> Grant | None:
@@ -100,6 +104,9 @@ def _read_file(path: Path) -> _Entries:
         digest = _digest(token)
         if len(token) < MIN_TOKEN_CHARACTERS:
             reason = f"the token in line {line_number} has less than {MIN_TOKEN_CHARACTERS} characters"
+            raise BadTokenFile(path, reason)
+        if any(pattern.strip("/") != pattern for pattern in patterns):
+            reason = f"a pattern in line {line_number} begins or ends with a slash, as no channel of a path does"
             raise BadTokenFile(path, reason)
         if digest in entries:
             raise BadTokenFile(path, f"the token in line {line_number} is there already")

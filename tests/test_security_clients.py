@@ -89,7 +89,7 @@ async def unfinished(seen):
 
 @proves("a message in very many fragments", made="fragment_flood")
 async def fragments(seen):
-    await closes(seen, Hub(), client_frame(TEXT, b"", fin=False) + client_frame(CONTINUATION, b"", fin=False) * 1024)
+    await closes(seen, Hub(), client_frame(TEXT, b"", fin=False) + client_frame(CONTINUATION, b"", fin=False) * (16 * KIB))
 
 
 @proves("garbage, no mask, reserved bits, bad UTF-8, bad close codes", made="masked_garbage")

@@ -120,6 +120,11 @@ cdef class Door(_Base, asyncio.Protocol):
         if not self.parser.feed(self.data[known:head_bytes]):
             self.refuse_malformed()
         elif end >= 0:
+            # llhttp reads RTSP and ICE, too, and a line without a version; a line break before the request is passed over.
+            if self.data.rfind(b" HTTP/", 0, self.data.find(b"\r\n", 2)) < 0:
+                self.head.fault = "a request is HTTP/1.1 or HTTP/1.0"
+                self.refuse_malformed()
+                return
             self.data = self.data[head_bytes:]
             self.receive_head()
 

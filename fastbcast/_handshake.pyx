@@ -105,11 +105,13 @@ cpdef tuple find_fault(dict headers, str http_version):
         return HTTPStatus.BAD_REQUEST, "the Connection header lacks upgrade"
     if http_version != "1.1":
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake is HTTP/1.1"
+    if "," in headers.get("sec-websocket-version", ""):     # section 11.3.5
+        return HTTPStatus.BAD_REQUEST, "a handshake has one Sec-WebSocket-Version"
     if headers.get("sec-websocket-version") != "13":
         return HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"
     if not _is_key(headers.get("sec-websocket-key", "")):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"
-    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+    if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake has no body"
     if "sec-websocket-protocol" in headers and not all(map(is_token, _offers(headers))):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol must be a list of tokens"

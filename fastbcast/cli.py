@@ -143,7 +143,7 @@ def _server_options(command: _Command) -> _Command:
         click.option("--fd", metavar="N", help="Listen on an inherited descriptor instead, or on those of `systemd`."),
         click.option("--uds", type=UserPath(), metavar="PATH", help="Listen on a Unix socket instead."),
         click.option("--forwarded-allow-ips", metavar="ADDRESSES",
-                     callback=lambda _context, _option, value: value.split(",") if value else (),
+                     callback=lambda _context, _option, value: list(filter(str.strip, (value or "").split(","))),
                      help="Proxies whose X-Forwarded-For or Forwarded is believed: addresses and networks with commas "
                           "between them, `unix` for the peers of a Unix socket, `*` for all. Without it: nobody's."),
         click.option("--subprotocol", "subprotocols", multiple=True,
@@ -320,7 +320,7 @@ def _make_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
 def _inherit(fd: str) -> list[socket.socket]:
     if fd == "systemd":
         return inherit_from_systemd()
-    if not fd.isdecimal():
+    if not (fd.isascii() and fd.isdecimal()):
         raise ValueError(f"--fd is the number of a descriptor, or systemd, got {fd!r}")
     return [inherit(int(fd))]
 

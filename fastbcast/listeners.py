@@ -166,6 +166,8 @@ def inherit(fd: int) -> socket.socket:
         listener = socket.socket(fileno=fd)
     except OSError as error:
         raise ValueError(f"descriptor {fd}: {error.strerror}") from None
+    except OverflowError:
+        raise ValueError(f"descriptor {fd}: {os.strerror(errno.EBADF)}") from None
     if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listener.detach()   # it is not ours to close
         raise ValueError(f"descriptor {fd} is no listening stream socket")

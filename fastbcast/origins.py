@@ -101,7 +101,9 @@ def _parse(text: str) -> _Parts | None:
             host = str(ipaddress.IPv4Address(host))
     except ValueError:
         return None
-    return None if port is not None and port > MAX_PORT else _Parts(parts["scheme"], bool(parts["wild"]), host, port)
+    if port is not None and not 0 < port <= MAX_PORT:
+        return None
+    return _Parts(parts["scheme"], bool(parts["wild"]), host, port)
 
 
 def _read_pattern(pattern: str) -> _Parts:

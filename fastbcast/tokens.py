@@ -119,7 +119,7 @@ def _read_file(path: Path) -> _Entries:
 def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     """Return the number, the token and the patterns of each line that has one, at least one; or raise BadTokenFile."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
@@ -142,6 +142,13 @@ def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     if not lines:
         raise BadTokenFile(path, "there is no token in it")
     return lines
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; of a FIFO that nobody writes to, which would be waited for here, that is its end."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _digest(token: str) -> bytes:

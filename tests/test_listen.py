@@ -222,6 +222,8 @@ def test_the_command_listens_on_an_inherited_descriptor(start):
     [
         ("77", "descriptor 77: Bad file descriptor"),
         ("0", "descriptor 0: Socket operation on non-socket"),
+        ("9" * 30, f"descriptor {'9' * 30}: Bad file descriptor"),
+        ("\u0663", "--fd is the number of a descriptor, or systemd, got '\u0663'"),
         ("-1", "--fd is the number of a descriptor, or systemd, got '-1'"),
         ("systemd", "systemd has passed no sockets to this process (LISTEN_PID, LISTEN_FDS)"),
     ],

@@ -95,6 +95,7 @@ def test_without_a_list_all_may_come_and_who_sends_none_always_may():
         ("wss://example.org", "https, and not wss"),
         ("ws://example.org:8080", "http, and not ws"),
         ("https://example.org:65536", "https://example.org"),
+        ("https://example.org:0", "https://example.org"),
         ("https://example.org:", "https://example.org"),
         ("http://[1:2]", "https://example.org"),
         ("http://127.1", "https://example.org"),

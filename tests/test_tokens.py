@@ -130,6 +130,12 @@ def test_a_bad_file_is_told_in_a_sentence_that_shows_no_token(write, content, re
     assert (caught.value.path, caught.value.reason) == (path, reason)
 
 
+def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "tokens", 0o600)
+    with pytest.raises(BadTokenFile, match="there is no token in it"):
+        Tokens(tmp_path / "tokens")
+
+
 def test_a_file_may_be_named_by_a_str(write):
     assert decide(Tokens(str(write(READER))), READER) == ("*", "|")
 

@@ -62,7 +62,7 @@ def is_right(headers):
         and headers.get("sec-websocket-version") == "13"
         and ("sec-websocket-protocol" not in headers or bool(offers))
         and all(map(is_token, offers))
-        and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        and set(headers.get("content-length", "0")) <= {"0"} and "transfer-encoding" not in headers
         and ("sec-websocket-extensions" not in headers or read_extensions(headers["sec-websocket-extensions"]) != [])
     )
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import click
 import uvloop
+from click.core import ParameterSource
 
 from . import __version__, log
 from ._door import DEFAULT_CHANNEL
@@ -235,7 +236,18 @@ def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
 # The server's life.
 
 
+def _check_places(context: click.Context) -> None:
+    """Refuse two places to listen at: one of them would be without effect."""
+    given = [
+        f"--{name}" for name in ("uds", "fd", "host", "port")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if len(given) > 1 and given != ["--host", "--port"]:
+        raise click.UsageError(f"{given[0]} and {given[1]} are two places to listen at: give one of them.")
+
+
 def _serve(*, loop_name: str, log_level: str, log_format: str, **options: Any) -> None:
+    _check_places(click.get_current_context())
     log.configure(log_level, log_format)
     # Thousands of clients are the point; the hard limit stays what the administrator made it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

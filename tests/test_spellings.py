@@ -111,7 +111,7 @@ def test_bytes_are_no_path_of_a_socket_file():
 @pytest.mark.parametrize("option", ["--uds", "--handover"])
 @pytest.mark.parametrize("path", ["", "unix:server", "@server"])
 def test_the_command_says_so_in_one_line(option, path, tmp_path):
-    status, output, errors = fastbcast_command("serve", "--port", "0", option, path, cwd=tmp_path)
+    status, output, errors = fastbcast_command("serve", option, path, cwd=tmp_path)
     assert (status, output) == (2, "")
     assert_one_line(errors, option.strip("-"))
     assert list(tmp_path.iterdir()) == []
@@ -122,3 +122,15 @@ def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path):
     status, output, errors = fastbcast_command("serve", "--uds", path)
     assert (status, output) == (1, "")
     assert_one_line(errors, f"cannot listen on {path}: too long")
+
+
+@pytest.mark.parametrize(
+    "places",
+    [("--uds", "server", "--host", "::1"), ("--uds", "server", "--port", "80"), ("--fd", "3", "--port", "80"),
+     ("--uds", "server", "--fd", "3")],
+    ids=" ".join,
+)
+def test_two_places_to_listen_at_are_refused(places):
+    status, output, errors = fastbcast_command("serve", *places)
+    assert (status, output) == (2, "")
+    assert f"{places[0]} and {places[2]} are two places" in errors.splitlines()[-1]

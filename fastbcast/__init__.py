@@ -28,7 +28,7 @@ The path of a message, and the file that owns each step:
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
     how it got in                       listeners.py -> acceptor.py -> (tls.py) -> _door.pyx -> server.py
-      rules                             _head.pyx (by httptools), _handshake.pyx, extensions.py, origins.py
+      rules                             _head.pyx (httptools), _handshake.pyx, authority.py, extensions.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
     how it all ends                     drain.py, handover.py (to the next process), process.py (signals)

@@ -1,4 +1,4 @@
-from fastbcast._head cimport Head
+from fastbcast._head cimport Head, HeadParser
 
 
 cdef class _Base:
@@ -14,13 +14,15 @@ cdef class Door(_Base):
     cdef str counted_as             # and under this name of its address
     cdef object queue               # the Deadlines in which it waits, one of the lobby's
     cdef bytes data                 # what was received and not looked at
-    cdef Head head                  # None: it is not there yet
+    cdef HeadParser parser          # of the head, until it is there
+    cdef Head head                  # None: nothing of it has come yet
     cdef tuple refusal              # decided already, told when the request is there
     cdef bint is_handshake          # not a question for the listeners
+    cdef bint is_half_closed        # the peer will send nothing more, and waits for its answer
     cdef object task                # the authorize hook at work
     cdef Py_ssize_t lingered_bytes
 
-    cdef int receive_head(self, bytes head) except -1
+    cdef int receive_head(self) except -1
     cdef object read_request(self)
     cdef int authorize(self, object request) except -1
     cdef int admit(self, object request, object granted) except -1
@@ -33,6 +35,7 @@ cdef class Door(_Base):
     cdef tuple count_address(self, bint is_forwarded)
     cdef int stop_counting(self) except -1
     cdef int refuse(self, str cause, object status, object reason=*, object headers=*) except -1
+    cdef int refuse_malformed(self) except -1
     cdef int refuse_as_decided(self) except -1
     cdef int answer(self, object status, object body=*, object headers=*) except -1
     cdef int wait_in(self, object queue) except -1

@@ -15,8 +15,10 @@ It is compiled for reconnect storms, in which thousands of these live for some m
 """
 
 from fastbcast._client cimport Client
-from fastbcast._handshake cimport choose_subprotocol, encode_response, find_fault, split_target
-from fastbcast._head cimport Head, read_head
+from fastbcast._handshake cimport (
+    choose_subprotocol, encode_response, find_fault, find_request_fault, is_handshake, split_target
+)
+from fastbcast._head cimport HeadParser
 from fastbcast._wire cimport finish_writing
 
 from fastbcast.admission import name_address
@@ -86,15 +88,15 @@ cdef class Door(_Base, asyncio.Protocol):
 
     def data_received(self, bytes data):
         """Collect the head."""
-        cdef Py_ssize_t searched, end, max_head_bytes
-        cdef bytes head
+        cdef Py_ssize_t searched, known, end, head_bytes, max_head_bytes
         doors = self.server.doors
         if self.queue is doors.lingering:
             self.lingered_bytes += len(data)
             if self.lingered_bytes > LINGER_BYTES:
                 self.abort()
             return
-        searched = max(0, len(self.data) - 3)
+        known = len(self.data)
+        searched = max(0, known - 3)
         self.data += data
         if self.queue is doors.deciding:
             if self.has_hurried():
@@ -102,18 +104,43 @@ cdef class Door(_Base, asyncio.Protocol):
                 self.refuse_hurry()
             return
         end = self.data.find(b"\r\n\r\n", searched)
+        head_bytes = end + 4 if end >= 0 else len(self.data)
         max_head_bytes = self.server.options.max_head_bytes
-        if end < 0 and len(self.data) <= max_head_bytes:
-            return
-        if end < 0 or end > max_head_bytes:
+        if (end if end >= 0 else head_bytes) > max_head_bytes:
             self.refuse("max_head_bytes", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
-        head = self.data[: end + 4]
-        self.data = self.data[end + 4 :]
-        if head.count(b"\n") > self.server.options.max_head_lines + 1:    # the empty one is no line of it
+        # The empty line is none of it.
+        if self.data.count(b"\n", 0, head_bytes) > self.server.options.max_head_lines + 1:
             self.refuse("max_head_lines", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
-        self.receive_head(head)
+        if self.parser is None:
+            self.parser = HeadParser()
+            self.head = self.parser.head
+        # What cannot be a request is answered now: say a TLS hello, after which its client waits for the server's.
+        if not self.parser.feed(self.data[known:head_bytes]):
+            self.refuse_malformed()
+        elif end >= 0:
+            # llhttp reads RTSP and ICE, too, and a line without a version; a line break before the request is passed over.
+            if self.data.rfind(b" HTTP/", 0, self.data.find(b"\r\n", 2)) < 0:
+                self.head.fault = "a request is HTTP/1.1 or HTTP/1.0"
+                self.refuse_malformed()
+                return
+            self.data = self.data[head_bytes:]
+            self.receive_head()
+
+    def eof_received(self):
+        """The peer sent FIN. True if it may still wait for an answer; the Transport goes on writing then.
+
+        Who asks in plain HTTP may send FIN behind the request, and read on (RFC 9293 section 3.6). A WebSocket client
+        may not: it could not answer a CLOSE (RFC 6455 section 7.1.2), so it has left, and its hook is cancelled.
+        """
+        self.is_half_closed = self.queue is self.server.doors.deciding and not self.is_handshake
+        return self.is_half_closed
+
+    def expect_plain_http(self):
+        """Called by Tls: what comes is not encrypted, and its request is answered with a refusal in plain HTTP."""
+        if self.refusal is None:
+            self.refusal = "tls", HTTPStatus.BAD_REQUEST, "this port speaks TLS: use https:// or wss://"
 
     def connection_lost(self, exc):
         """The peer gave up, or it was answered."""
@@ -125,12 +152,9 @@ cdef class Door(_Base, asyncio.Protocol):
 
     # The decision.
 
-    cdef int receive_head(self, bytes data) except -1:
-        cdef Head head = read_head(data)
-        self.head = head
-        if head.fault is not None:
-            self.answer(HTTPStatus.BAD_REQUEST, head.fault)
-            return 0
+    cdef int receive_head(self) except -1:
+        head = self.head
+        self.parser = None
         if self.refusal is None and self.is_proxied:
             self.refusal = self.find_address()
         if self.refusal is not None:
@@ -138,17 +162,24 @@ cdef class Door(_Base, asyncio.Protocol):
         if not head.url:
             self.answer(HTTPStatus.BAD_REQUEST, "no request line")
             return 0
+        fault = find_request_fault(head.headers, head.http_version)
+        if fault is not None:
+            self.answer(HTTPStatus.BAD_REQUEST, fault)
+            return 0
         if head.method != b"GET" and head.method != b"HEAD":
             self.answer(HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "GET, HEAD"})
+            return 0
+        if head.http_version != "1.1" and head.http_version != "1.0":
+            self.answer(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
             return 0
         request = self.read_request()
         if request is None:
             return 0
-        self.is_handshake = head.method == b"GET" and "upgrade" in head.headers
+        self.is_handshake = is_handshake(head.method, head.headers)
         if self.is_handshake:
-            fault = find_fault(head.headers, head.http_version)
-            if fault is not None:
-                status, reason = fault
+            wrong = find_fault(head.headers, head.http_version)
+            if wrong is not None:
+                status, reason = wrong
                 self.answer(status, reason)
             elif not self.server.origins.allow(head.headers.get("origin")):
                 self.refuse("origins", HTTPStatus.FORBIDDEN, "this origin may not connect")
@@ -299,6 +330,11 @@ cdef class Door(_Base, asyncio.Protocol):
         self.server.refused[cause] += 1
         return self.answer(status, reason, headers)
 
+    cdef int refuse_malformed(self) except -1:
+        if self.refusal is not None:
+            return self.refuse_as_decided()
+        return self.answer(HTTPStatus.BAD_REQUEST, self.head.fault)
+
     cdef int refuse_as_decided(self) except -1:
         cause, status, reason = self.refusal
         return self.refuse(cause, status, reason)
@@ -324,7 +360,10 @@ cdef class Door(_Base, asyncio.Protocol):
         self.wait_in(self.server.doors.lingering)
         self.data = b""     # of no use any more, and it may linger
         self.transport.write(head if is_head else head + body)
-        finish_writing(self.transport)      # the peer's FIN ends it
+        if self.is_half_closed:
+            self.transport.close()
+        else:
+            finish_writing(self.transport)  # the peer's FIN ends it
         return 0
 
     # What the lobby does.

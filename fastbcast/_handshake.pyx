@@ -5,10 +5,12 @@ Nothing here reads or writes. Header names are lower case; lines of the same nam
 
 Invariants
 
-1. `find_fault` returns None for exactly those requests that may be answered with `encode_response`.
+1. Of the requests in which `find_request_fault` finds nothing, `find_fault` returns None for exactly those that may be
+   answered with `encode_response`.
 2. A response names a subprotocol only if the client offered it (section 4.2.2). Of extensions: extensions.py.
 """
 
+from fastbcast.authority import is_authority
 from fastbcast.extensions import is_extension_list
 from fastbcast.fields import is_token, split_list
 
@@ -24,6 +26,8 @@ cdef bytes _RESPONSE_START = (
 )
 # What is appended to the client's key before it is hashed (section 1.3).
 cdef bytes _KEY_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# Of a request target in the absolute form; a WebSocket client may write its own URL.
+cdef frozenset _SCHEMES = frozenset([b"http", b"https", b"ws", b"wss"])
 
 
 cdef bint _is_key(str text) except -1:
@@ -46,19 +50,23 @@ cpdef tuple split_target(bytes target):
     cdef bytes path = target
     cdef bytes query = b""
     cdef Py_ssize_t mark
-    if target.startswith(b"/") and target.find(b"#") < 0:
+    if target.find(b"#") >= 0:
+        raise ValueError("a fragment is the client's own")
+    if target.startswith(b"/"):
         mark = target.find(b"?")
         if mark >= 0:
             path, query = target[:mark], target[mark + 1 :]
-    else:   # the absolute form, of requests to a proxy
+    else:   # the absolute form, of requests to a proxy (section 3.2.2)
         try:
             url = parse_url(target)
         except HttpParserError as error:
             raise ValueError(str(error)) from None
-        if url.schema is None:
-            raise ValueError("neither a path nor a URL")
+        if url.schema is None or url.schema.lower() not in _SCHEMES:
+            raise ValueError("neither a path nor a URL of HTTP")
+        if url.userinfo is not None:    # RFC 9110 section 4.2.4
+            raise ValueError("it has a user's name")
         path, query = url.path or b"/", url.query or b""
-    if path.find(b"%") >= 0:
+    if path.find(b"%") >= 0:    # one that begins no code is itself: browsers send it so
         path = unquote_to_bytes(path)
     return path.decode(), query.decode("latin-1")
 
@@ -69,24 +77,41 @@ cdef bint _has_token(str value, str token) except -1:
     return lowered == token or token in split_list(lowered)
 
 
+cpdef str find_request_fault(dict headers, str http_version):
+    """Say what is malformed in a request, whatever it asks for; None if nothing is."""
+    cdef str host = headers.get("host")
+    if host is None:
+        if http_version == "1.1":
+            return "a request has a Host header"
+    elif not is_authority(host):    # RFC 9112 section 3.2: nor may there be two
+        return "a request has one Host header, with a host and perhaps a port"
+    if http_version == "1.0" and "transfer-encoding" in headers:    # section 6.1
+        return "HTTP/1.0 has no Transfer-Encoding"
+    return None
+
+
+cpdef bint is_handshake(bytes method, dict headers) except -1:
+    """Whether a request asks for the upgrade to websocket; one to another protocol need not be taken up, and then
+    the request is answered as if it had not been offered (RFC 9110 section 7.8)."""
+    return method == b"GET" and "upgrade" in headers and _has_token(headers["upgrade"], "websocket")
+
+
 cpdef tuple find_fault(dict headers, str http_version):
-    """Check a GET that asks for an upgrade as section 4.2.1 says.
+    """Check a handshake as section 4.2.1 says.
 
     Returns how a wrong one is answered, the status and a short text; None if it is right.
     """
-    if not _has_token(headers["upgrade"], "websocket"):
-        return HTTPStatus.BAD_REQUEST, "can upgrade to websocket only"
     if not _has_token(headers.get("connection", ""), "upgrade"):
         return HTTPStatus.BAD_REQUEST, "the Connection header lacks upgrade"
     if http_version != "1.1":
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake is HTTP/1.1"
-    if "," in headers.get("host", ","):
-        return HTTPStatus.BAD_REQUEST, "a request has one Host header"
+    if "," in headers.get("sec-websocket-version", ""):     # section 11.3.5
+        return HTTPStatus.BAD_REQUEST, "a handshake has one Sec-WebSocket-Version"
     if headers.get("sec-websocket-version") != "13":
         return HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"
     if not _is_key(headers.get("sec-websocket-key", "")):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"
-    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+    if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
         return HTTPStatus.BAD_REQUEST, "a WebSocket handshake has no body"
     if "sec-websocket-protocol" in headers and not all(map(is_token, _offers(headers))):
         return HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Protocol must be a list of tokens"

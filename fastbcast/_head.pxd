@@ -5,4 +5,11 @@ cdef class Head:
     cdef readonly str http_version      # "1.1"
     cdef readonly dict headers          # values by lower-case name
 
+
+cdef class HeadParser:
+    cdef readonly Head head
+    cdef object parser
+
+    cpdef bint feed(self, bytes data) except -1
+
 cpdef Head read_head(bytes data)

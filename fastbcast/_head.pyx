@@ -1,8 +1,8 @@
 """The head of one HTTP request, as httptools (llhttp) reads it.
 
-    bytes up to the empty line --read_head--> HttpRequestParser --on_url, on_header--> Head
+    bytes up to the empty line --HeadParser.feed--> HttpRequestParser --on_url, on_header--> Head
 
-It is compiled because llhttp calls back for each header line: in Python these calls are most of what a handshake's
+A head may come in parts: what cannot be a request is found with the byte that makes it so. It is compiled because llhttp calls back for each header line: in Python these calls are most of what a handshake's
 head costs.
 """
 
@@ -53,17 +53,30 @@ cdef class Head:
         self.headers[key] = text
 
 
+cdef class HeadParser:
+    """Reads one head, in as many parts as it comes in."""
+
+    def __cinit__(self):
+        self.head = Head()
+        # The parser knows the head, and not the other way round, or each would wait for the garbage collector.
+        self.parser = HttpRequestParser(self.head)
+
+    cpdef bint feed(self, bytes data) except -1:
+        """Read on, at most to the empty line; False from the first fault on: `head.fault` says what it is."""
+        cdef Head head = self.head
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:   # llhttp stops behind such a head, and so does every caller
+            pass
+        except HttpParserError as error:
+            head.fault = str(error)
+        head.method = self.parser.get_method()
+        head.http_version = self.parser.get_http_version()
+        return head.fault is None
+
+
 cpdef Head read_head(bytes data):
     """Return the Head that is in `data`, which ends with its empty line; of a malformed one what there is until its fault."""
-    cdef Head head = Head()
-    # The parser knows the head, and not the other way round, or each would wait for the garbage collector.
-    parser = HttpRequestParser(head)
-    try:
-        parser.feed_data(data)
-    except HttpParserUpgrade:
-        pass
-    except HttpParserError as error:
-        head.fault = str(error)
-    head.method = parser.get_method()
-    head.http_version = parser.get_http_version()
-    return head
+    cdef HeadParser parser = HeadParser()
+    parser.feed(data)
+    return parser.head

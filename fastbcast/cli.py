@@ -19,15 +19,17 @@ from typing import Any, NoReturn
 
 import click
 import uvloop
+from click.core import ParameterSource
 
 from . import __version__, log
 from ._door import DEFAULT_CHANNEL
 from .handover import HandoverFailed
 from .hub import Hub
-from .listeners import inherit, inherit_from_systemd
+from .listeners import inherit, inherit_from_systemd, normalize_path
 from .load.command import bench_command, load_command
 from .options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .own_token import token_option
+from .paths import UserPath
 from .process import Process
 from .server import Server, serve
 from .tls import make_context
@@ -134,15 +136,15 @@ def _server_options(command: _Command) -> _Command:
         click.option("--drain-seconds", type=click.FloatRange(min=0), default=5.0, show_default=True,
                      help="Over how long SIGTERM, or a handover, spreads the clients' ends (1012)."),
         *reversed(_limit_options()),
-        click.option("--handover", "handover_path", type=click.Path(), metavar="PATH",
+        click.option("--handover", "handover_path", type=UserPath(), metavar="PATH",
                      help="Take over from the process started with the same PATH, and let the next one do so."),
-        click.option("--key", type=click.Path(), metavar="PATH", help="The certificate's private key, PEM."),
-        click.option("--cert", type=click.Path(), metavar="PATH",
+        click.option("--key", type=UserPath(), metavar="PATH", help="The certificate's private key, PEM."),
+        click.option("--cert", type=UserPath(), metavar="PATH",
                      help="Speak TLS with this certificate chain, PEM; SIGHUP reads it and the key again."),
         click.option("--fd", metavar="N", help="Listen on an inherited descriptor instead, or on those of `systemd`."),
-        click.option("--uds", type=click.Path(), metavar="PATH", help="Listen on a Unix socket instead."),
+        click.option("--uds", type=UserPath(), metavar="PATH", help="Listen on a Unix socket instead."),
         click.option("--forwarded-allow-ips", metavar="ADDRESSES",
-                     callback=lambda _context, _option, value: value.split(",") if value else (),
+                     callback=lambda _context, _option, value: list(filter(str.strip, (value or "").split(","))),
                      help="Proxies whose X-Forwarded-For or Forwarded is believed: addresses and networks with commas "
                           "between them, `unix` for the peers of a Unix socket, `*` for all. Without it: nobody's."),
         click.option("--subprotocol", "subprotocols", multiple=True,
@@ -177,11 +179,11 @@ main.add_command(bench_command)
     "--publish-token-file, clients that send are closed with 1008.",
 )
 @click.option(
-    "--subscribe-token-file", "subscribe_path", type=click.Path(path_type=Path),
+    "--subscribe-token-file", "subscribe_path", type=UserPath(path_type=Path),
     help="Only who holds a token of this file may subscribe. One token a line; patterns of channels may follow it.",
 )
 @click.option(
-    "--publish-token-file", "publish_path", type=click.Path(path_type=Path),
+    "--publish-token-file", "publish_path", type=UserPath(path_type=Path),
     help="Only who holds a token of this file may publish.",
 )
 @click.option("--page/--no-page", default=True, show_default=True, help="Answer browsers with a page.")
@@ -234,7 +236,18 @@ def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
 # The server's life.
 
 
+def _check_places(context: click.Context) -> None:
+    """Refuse two places to listen at: one of them would be without effect."""
+    given = [
+        f"--{name}" for name in ("uds", "fd", "host", "port")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if len(given) > 1 and given != ["--host", "--port"]:
+        raise click.UsageError(f"{given[0]} and {given[1]} are two places to listen at: give one of them.")
+
+
 def _serve(*, loop_name: str, log_level: str, log_format: str, **options: Any) -> None:
+    _check_places(click.get_current_context())
     log.configure(log_level, log_format)
     # Thousands of clients are the point; the hard limit stays what the administrator made it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -267,6 +280,8 @@ async def _run_server(
 
     process = Process(handover_path, drain_seconds)
     try:
+        if handover_path is not None:
+            normalize_path("--handover", handover_path)
         hub = Hub(**settings_of(HubOptions))
         hub.configure("*", **settings_of(ChannelOptions))
         tls = _make_tls(cert, key)
@@ -317,7 +332,7 @@ def _make_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
 def _inherit(fd: str) -> list[socket.socket]:
     if fd == "systemd":
         return inherit_from_systemd()
-    if not fd.isdecimal():
+    if not (fd.isascii() and fd.isdecimal()):
         raise ValueError(f"--fd is the number of a descriptor, or systemd, got {fd!r}")
     return [inherit(int(fd))]
 

@@ -13,10 +13,14 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .log import log_event
 
 _Identity = tuple[int, int]
 
@@ -24,6 +28,8 @@ HANDOVER_BACKLOG = 16
 """Processes that may wait for one to hand over."""
 FIRST_SYSTEMD_FD = 3
 """sd_listen_fds(3): SD_LISTEN_FDS_START."""
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""Of an address: this machine does not have it."""
 
 
 class Listeners:
@@ -43,23 +49,43 @@ class Listeners:
     # Binding.
 
     async def bind_addresses(self, host: str | None, port: int, backlog: int) -> None:
-        """Bind every address of `host`; OSError (with nothing left bound) if one cannot be."""
+        """Bind every address of `host` that this machine has; OSError (with nothing left bound) if one cannot be.
+
+        Where IPv6 is turned off, /etc/hosts often still says that localhost is ::1, too: that one is passed over.
+        """
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        absent: list[tuple[Any, OSError]] = []
         try:
             for family, _, _, _, address in dict.fromkeys(infos):
                 if port == 0 and self.sockets:  # the same free port on every address
                     address = (address[0], self.sockets[0].getsockname()[1], *address[2:])
-                listener = socket.socket(family, socket.SOCK_STREAM)
-                self._add(listener)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
-                listener.listen(backlog)
+                try:
+                    self._bind_address(family, address, backlog)
+                except OSError as error:
+                    if error.errno not in ABSENT:
+                        raise
+                    absent.append((address[0], error))
+            if not self.sockets:
+                raise absent[0][1]
         except BaseException:
             self.close()
             raise
+        for name, reason in absent:
+            log_event(logging.INFO, "address_skipped", address=name, reason=reason.strerror)
+
+    def _bind_address(self, family: int, address: tuple[Any, ...], backlog: int) -> None:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(backlog)
+        except BaseException:
+            listener.close()
+            raise
+        self._add(listener)
 
     def bind_file(self, path: str, backlog: int) -> None:
         """Listen on a Unix socket, whose mode is the umask's matter; OSError if a server lives there."""
@@ -67,7 +93,7 @@ class Listeners:
         try:
             with _locked(os.path.dirname(path) or "."):
                 _remove_stale(path)
-                listener.bind(path)
+                _bind_path(listener, path)
                 listener.listen(backlog)
                 self.adopt_file(path)
         except BaseException:
@@ -140,6 +166,8 @@ def inherit(fd: int) -> socket.socket:
         listener = socket.socket(fileno=fd)
     except OSError as error:
         raise ValueError(f"descriptor {fd}: {error.strerror}") from None
+    except OverflowError:
+        raise ValueError(f"descriptor {fd}: {os.strerror(errno.EBADF)}") from None
     if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listener.detach()   # it is not ours to close
         raise ValueError(f"descriptor {fd} is no listening stream socket")
@@ -154,6 +182,34 @@ def inherit_from_systemd() -> list[socket.socket]:
     if pid != str(os.getpid()) or not count.isdecimal() or count == "0":
         raise ValueError("systemd has passed no sockets to this process (LISTEN_PID, LISTEN_FDS)")
     return [inherit(fd) for fd in range(FIRST_SYSTEMD_FD, FIRST_SYSTEMD_FD + int(count))]
+
+
+def normalize_host(host: str | None) -> str | None:
+    """Return `host` as a resolver takes it: an IPv6 address may have the brackets of a URL."""
+    return host[1:-1] if host is not None and host.startswith("[") and host.endswith("]") else host
+
+
+def normalize_path(option: str, path: str | os.PathLike[str]) -> str:
+    """Return the path of a Unix socket's file; ValueError, which names `option`, if `path` is none."""
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"{option} must be a str or a path, got {path!r}")
+    if not text:    # bind(2) would choose an abstract name
+        raise ValueError(f"{option} is empty: it is the path of a file")
+    if text.startswith("unix:"):
+        raise ValueError(f"{option} is the path alone: {text.removeprefix('unix:')!r}, and not {text!r}")
+    if text.startswith("@") or "\0" in text:
+        raise ValueError(f"{option} is the path of a file, not an abstract name, got {text!r} (./@... is a file)")
+    return text
+
+
+def _bind_path(listener: socket.socket, path: str) -> None:
+    try:
+        listener.bind(path)
+    except OSError as error:
+        if error.errno is None:     # Python's own: sun_path has 108 bytes on Linux, fewer elsewhere
+            raise OSError(errno.ENAMETOOLONG, "too long for a Unix socket", path) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ import re
 
 __all__ = ["ChannelNames"]
 
+_JOINERS = {0x200C: None, 0x200D: None}
+"""ZERO WIDTH NON-JOINER and JOINER: words of Persian and Hindi, and many emoji, are spelled so (Unicode 23.2)."""
+
 
 class ChannelNames:
     """The rule for the names of one hub's channels."""
@@ -19,7 +22,9 @@ class ChannelNames:
 
     def find_fault(self, name: str) -> str | None:
         """Say what is wrong with `name`, None if nothing is. From any thread."""
-        if not name.isprintable():  # first: what is printable has no lone surrogates, and can be encoded
+        visible = name.translate(_JOINERS)
+        # First: what is printable has no lone surrogates, and can be encoded.
+        if not visible.isprintable() or (name and not visible):
             return "it has characters that cannot be printed"
         if len(name.encode()) > self._max_bytes:
             return f"it has more than max_channel_name_bytes={self._max_bytes}"

@@ -108,8 +108,9 @@ class HubOptions:
     max_message_bytes: int = 1 * MIB
     """The largest message, in either direction: MessageTooBig, or 1009 to the client that sends it. Of a compressed
     one both its bytes on the wire and what comes of them. Precedent: websockets' max_size."""
-    max_fragments: int = 1024
-    """Frames a client may cut one message into (1008 above); each costs a header's work."""
+    max_fragments: int = 16 * 1024
+    """Frames a client may cut one message into (1008 above): `max_message_bytes` in frames of 64 bytes. Each costs a
+    header's work, and no memory. Precedent: maxFragments of ws (Node), which ends with 1008 as well."""
     max_direct_bytes: int = 1 * MIB
     """What may wait for a client of `client.send()` before it is closed with 1013."""
     max_log_bytes: int = 256 * MIB
@@ -132,7 +133,7 @@ class HubOptions:
     Precedent: a file's name."""
     channel_name_pattern: str = r"[^?#]+"
     """A regular expression for the whole name of a channel (InvalidChannelName, or 400, otherwise), whose characters
-    must be printable, too. `?` and `#` would end the path of a URL."""
+    must be printable, too (or the zero-width joiners that spelling needs). `?` and `#` would end the path of a URL."""
     max_subscriptions: int = 1_000
     """Channels that one client may be subscribed to: TooManySubscriptions. Each costs it a slot and a cursor."""
     max_inbound_messages_per_second: float = 0.0
@@ -159,6 +160,8 @@ class HubOptions:
             raise ValueError(f"max_fragments must be below 2**32, got {self.max_fragments!r}")
         if not isinstance(self.channel_name_pattern, str):
             raise TypeError(f"channel_name_pattern must be a str, got {self.channel_name_pattern!r}")
+        if not self.channel_name_pattern:
+            raise ValueError("channel_name_pattern is empty, and allows no name")
         try:
             re.compile(self.channel_name_pattern)
         except re.error as error:

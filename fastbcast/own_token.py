@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from .exceptions import BadTokenFile
+from .paths import UserPath
 from .tokens import is_token, read_lines
 
 __all__ = ["token_option"]
@@ -33,6 +34,6 @@ def _read_token(context: click.Context, parameter: click.Parameter, path: Path |
 
 
 token_option = click.option(
-    "--token-file", "token", type=click.Path(path_type=Path), callback=_read_token,
+    "--token-file", "token", type=UserPath(path_type=Path), callback=_read_token,
     help=f"Present the first token of this file.  [default: what {VARIABLE} has]",
 )

@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +25,13 @@ from typing import Any
 __all__ = ["TrustedProxies"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
 """Names the peers of a Unix socket, which have no address."""
 EVERYBODY = "*"
+IPV4_MAPPED_BITS = 96
+"""The prefix that makes an IPv6 address of an IPv4 one (RFC 4291 section 2.5.5.2)."""
 MAX_HOPS = 32
 """So many entries of a list are read, from its end."""
 MAX_ELEMENT_CHARACTERS = 512
@@ -51,13 +55,10 @@ class TrustedProxies:
     __slots__ = ("_has_everybody", "_has_unix", "_networks")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        listed = set(names)
+        listed = {name.strip() for name in names}
         self._has_everybody = EVERYBODY in listed
         self._has_unix = UNIX in listed or self._has_everybody
-        try:
-            self._networks = [ipaddress.ip_network(name) for name in sorted(listed - {EVERYBODY, UNIX})]
-        except ValueError as error:
-            raise ValueError(f"forwarded_allow_ips: {error}") from None
+        self._networks = [_read_network(name) for name in sorted(listed - {EVERYBODY, UNIX})]
 
     def trust(self, peer: Any) -> bool:
         """Whether a connection's peer, as `socket.getpeername()` gives it, is one of them."""
@@ -97,6 +98,33 @@ class TrustedProxies:
             if not self._trust_address(address):
                 break
         return nearest
+
+
+def _read_network(name: str) -> _Network:
+    """Return the network in the form that peers are compared with; ValueError if there is none that has an effect."""
+    try:
+        network = ipaddress.ip_network(name)
+    except ValueError as error:
+        raise ValueError(f"forwarded_allow_ips: {error}{_advise(name)}") from None
+    if "%" in name:
+        raise ValueError(f"forwarded_allow_ips: {name}: the zone of an address is not looked at, leave it out")
+    if network.num_addresses == 1 and network.network_address.is_unspecified:
+        raise ValueError(f"forwarded_allow_ips: nobody is {name}; for everybody it is {name}/0, or `*`")
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= IPV4_MAPPED_BITS:    # as the addresses of peers: _parse_address
+        return ipaddress.ip_network((mapped, network.prefixlen - IPV4_MAPPED_BITS))
+    return network
+
+
+def _advise(name: str) -> str:
+    """Say more about a spelling that is often tried."""
+    if name.rstrip(":/").lower() == UNIX or name.startswith("unix:"):
+        return f": the peers of Unix sockets are `{UNIX}`"
+    if name.startswith("["):
+        return ": write an IPv6 address without brackets"
+    with contextlib.suppress(ValueError):
+        return f": write {ipaddress.ip_network(name, strict=False)}"
+    return ""
 
 
 def _parse_address(text: str) -> _Address | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl as tls_module
 import sys
@@ -30,7 +31,7 @@ from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
 from .hub import Hub
 from .keepalive import Keepalive
-from .listeners import Listeners, open_listeners
+from .listeners import Listeners, normalize_host, normalize_path, open_listeners
 from .lobby import Lobby
 from .options import COMPRESSIONS, ServerOptions
 from .origins import Origins
@@ -56,14 +57,14 @@ class Server:
         host: str | None,
         port: int,
         options: ServerOptions,
-        uds: str | None = None,
+        uds: str | os.PathLike[str] | None = None,
         sock: _Sock | None = None,
         ssl: tls_module.SSLContext | None = None,
     ) -> None:
         self.hub = hub
-        self.host = host if uds is None and sock is None else None
+        self.host = normalize_host(host) if uds is None and sock is None else None
         self._port = port
-        self._uds = uds
+        self._uds = None if uds is None else normalize_path("uds", uds)
         self._sock = sock
         self.ssl = ssl
         self.options = options
@@ -285,7 +286,8 @@ class Server:
 class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     """Serve `hub` on `host`:`port`; await it, or use it as an async context manager that closes at the end.
 
-    host, port: where to listen; port 0 takes a free one (`server.port`).
+    host, port: where to listen: every address of `host` that this machine has, None for all addresses; port 0 takes a
+    free one (`server.port`).
     uds: a Unix socket's path, instead of them. A dead server's file there is replaced; removed at the end.
     sock: a listening socket, or some, instead of them (an inherited descriptor: `socket.socket(fileno=3)`); closed
     at the end.
@@ -301,7 +303,7 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
         host: str | None = "127.0.0.1",
         port: int = 0,
         *,
-        uds: str | None = None,
+        uds: str | os.PathLike[str] | None = None,
         sock: _Sock | None = None,
         ssl: tls_module.SSLContext | None = None,
         **options: Any,

@@ -12,6 +12,7 @@ Invariants
 2. What OpenSSL answers by itself while the peer reads nothing (TLS 1.3 key updates) is bounded by MAX_ANSWER_BYTES.
 3. During the handshake nothing from above is written; the protocol's own deadline ends a slow one.
 4. Whatever fails in TLS ends this connection: counted, logged at debug level, no traceback.
+5. What begins like a request of plain HTTP is passed on as it is, and the Door refuses it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable
+from string import ascii_uppercase
 from typing import Any, cast
 
 from .log import log_event
@@ -29,10 +31,8 @@ RECORD_BYTES = 16 * 1024
 """The most that one TLS record holds (RFC 8446 section 5.1): what is encrypted at once, so that BIOs stay small."""
 MAX_ANSWER_BYTES = 16 * 1024
 """What OpenSSL may answer to a peer that reads nothing; a key update is answered with 27 bytes."""
-PLAIN_HTTP_ANSWER = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: 43\r\n\r\nthis port speaks TLS: use https:// or wss:\n"
-)
+HANDSHAKE_RECORD = 22
+"""The first byte of a ClientHello (RFC 8446 section 5.1). Old clients may begin with one above 127, that of SSL 2."""
 
 # Ciphertext lies here only between `get_buffer` and `buffer_updated`, which no other connection's calls come between.
 _received = memoryview(bytearray(RECORD_BYTES))
@@ -76,6 +76,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._on_failure = on_failure
         self._transport: asyncio.Transport
         self._protocol: Any = None
+        self._has_begun = False     # something has come
+        self._is_plain = False      # and it was no TLS, but may be HTTP
         self._is_open = False       # the handshake is done
         self._is_ended = False      # close_notify was sent: nothing may follow
         self._is_reading_paused = False
@@ -96,15 +98,25 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what came, and give it to the protocol."""
+        if not self._has_begun:
+            self._has_begun = True
+            first = _received[0]
+            if chr(first) in ascii_uppercase:   # of a method
+                self._is_plain = True
+                self._protocol.expect_plain_http()
+            elif first != HANDSHAKE_RECORD and first < 128:
+                self._fail("NOT_TLS")
+                return
+        if self._is_plain:
+            self._protocol.data_received(bytes(_received[:nbytes]))
+            return
         self._incoming.write(_received[:nbytes])
         if self._is_open or self._shake_hands():
             self._read()
 
     def eof_received(self) -> bool:
-        """Pass on the end of the stream; without TLS's own end before it, that is a lost connection."""
-        if self._is_open:
-            self._protocol.eof_received()
-        return False
+        """Pass on the end of the stream; the protocol says whether it still has something to write."""
+        return (self._is_open or self._is_plain) and bool(self._protocol.eof_received())
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Pass it on, and forget whom: two that know each other would keep OpenSSL's state until a collection."""
@@ -129,7 +141,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._answer()
             return False
         except ssl.SSLError as error:
-            self._fail(error)
+            self._fail(error.reason or str(error))
             return False
         self._is_open = True
         return True
@@ -148,11 +160,11 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             except ssl.SSLZeroReturnError:  # what an end is called once ours was sent
                 size = 0
             except ssl.SSLError as error:
-                self._fail(error)
+                self._fail(error.reason or str(error))
                 return
-            if not size:    # the peer's close_notify (RFC 8446 section 6.1)
-                self._protocol.eof_received()
-                self.close()
+            if not size:    # the peer's close_notify, of its direction alone (RFC 8446 section 6.1)
+                if not self._protocol.eof_received():
+                    self.close()
                 return
             if self._is_buffered:
                 self._protocol.buffer_updated(size)
@@ -171,13 +183,11 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             else:
                 self._transport.write(answer)
 
-    def _fail(self, error: ssl.SSLError) -> None:
+    def _fail(self, reason: str) -> None:
         if not self._transport.is_closing():
             self._on_failure()
-            log_event(logging.DEBUG, "tls_failed", reason=error.reason or str(error))
+            log_event(logging.DEBUG, "tls_failed", reason=reason)
             self._answer()
-            if error.reason == "HTTP_REQUEST":
-                self._transport.write(PLAIN_HTTP_ANSWER)
             self._transport.abort()
 
     # The Transport of the protocol.
@@ -209,6 +219,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt `data` now; it is not kept. During the handshake it is dropped."""
+        if self._is_plain:
+            self._transport.write(data)
+            return
         if not self._is_open or self._is_ended or self._transport.is_closing():
             return
         view = memoryview(data)
@@ -218,26 +231,27 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 self._ssl.write(view[start : start + RECORD_BYTES])
                 records.append(self._outgoing.read())
         except ssl.SSLError as error:
-            self._fail(error)
+            self._fail(error.reason or str(error))
         else:
             self._transport.write(records[0] if len(records) == 1 else b"".join(records))
 
     def can_write_eof(self) -> bool:
         """Whether one direction can be closed alone (RFC 8446 section 6.1)."""
-        return self._is_open
+        return self._is_open or self._is_plain
 
     def write_eof(self) -> None:
         """Send close_notify behind what waits, and go on reading."""
         if not (self._is_ended or self._transport.is_closing()):
-            with contextlib.suppress(ssl.SSLError):     # it would like the peer's close_notify too, but need not
-                self._ssl.unwrap()
-            self._answer()
+            if self._is_open:
+                with contextlib.suppress(ssl.SSLError):     # it would like the peer's close_notify too, but need not
+                    self._ssl.unwrap()
+                self._answer()
             self._is_ended = True
             self._transport.write_eof()
 
     def close(self) -> None:
         """Send close_notify behind what waits, then close; at once during the handshake."""
-        if not self._is_open:
+        if not self.can_write_eof():
             self._transport.abort()
             return
         self.write_eof()

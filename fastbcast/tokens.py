@@ -51,7 +51,11 @@ class Tokens:
     """
 
     def __init__(
-        self, subscribe_path: Path | None = None, publish_path: Path | None = None, *, relay: bool = False
+        self,
+        subscribe_path: Path | str | None = None,
+        publish_path: Path | str | None = None,
+        *,
+        relay: bool = False,
     ) -> None:
         self._subscribe_path = subscribe_path
         self._publish_path = publish_path
@@ -72,8 +76,8 @@ class Tokens:
         return True
 
     def _read(self) -> None:
-        subscribers = () if self._subscribe_path is None else _read_file(self._subscribe_path)
-        publishers = () if self._publish_path is None else _read_file(self._publish_path)
+        subscribers = () if self._subscribe_path is None else _read_file(Path(self._subscribe_path))
+        publishers = () if self._publish_path is None else _read_file(Path(self._publish_path))
         self._subscribers, self._publishers = subscribers, publishers
 
     def __call__(self, request: Request) -> Grant | None:
@@ -101,6 +105,9 @@ def _read_file(path: Path) -> _Entries:
         if len(token) < MIN_TOKEN_CHARACTERS:
             reason = f"the token in line {line_number} has less than {MIN_TOKEN_CHARACTERS} characters"
             raise BadTokenFile(path, reason)
+        if any(pattern.strip("/") != pattern for pattern in patterns):
+            reason = f"a pattern in line {line_number} begins or ends with a slash, as no channel of a path does"
+            raise BadTokenFile(path, reason)
         if digest in entries:
             raise BadTokenFile(path, f"the token in line {line_number} is there already")
         entries[digest] = patterns
@@ -112,7 +119,7 @@ def _read_file(path: Path) -> _Entries:
 def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     """Return the number, the token and the patterns of each line that has one, at least one; or raise BadTokenFile."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
@@ -135,6 +142,13 @@ def read_lines(path: Path) -> list[tuple[int, str, tuple[str, ...]]]:
     if not lines:
         raise BadTokenFile(path, "there is no token in it")
     return lines
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; of a FIFO that nobody writes to, which would be waited for here, that is its end."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _digest(token: str) -> bytes:

@@ -126,6 +126,8 @@ class RawClient:
             while chunk := self.tls.read(65536):
                 self.data += chunk
             self.is_eof = True
+        except ssl.SSLZeroReturnError:  # what an end is called once ours was sent
+            self.is_eof = True
         except ssl.SSLWantReadError:
             pass
 

@@ -427,3 +427,51 @@ class Subscriber:
             is_forgotten = self.channel.forgotten.get(message.key, 0) >= message.seq
             assert is_forgotten or received.intersection(later), "superseded by what it did not get"
         return len(missed) - len(keyed), len(keyed)
+
+
+HEX = set("0123456789abcdefABCDEF")
+UNRESERVED = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+SUB_DELIMS = set("!$&'()*+,;=")
+
+
+def is_host(text):
+    """Whether a Host header may say `text`: RFC 3986 section 3.2.2 and 3.2.3, read from left to right."""
+    if text.startswith("["):
+        literal, bracket, rest = text[1:].partition("]")
+        if not bracket or not is_ip_literal(literal):
+            return False
+    else:
+        name, colon, rest = text.partition(":")
+        rest = colon + rest
+        while name:
+            if name[0] == "%" and len(name) > 2 and set(name[1:3]) <= HEX:
+                name = name[3:]
+            elif name[0] in UNRESERVED | SUB_DELIMS:
+                name = name[1:]
+            else:
+                return False
+    if not rest:
+        return True
+    port = rest[1:]
+    return rest[0] == ":" and set(port) <= set("0123456789") and len(port) <= 16 and int(port or "0") < 2**16
+
+
+def is_ip_literal(text):
+    """An IPv6 address, perhaps with a zone behind a percent sign, or an address of the future."""
+    if text[:1] in ("v", "V"):
+        version, dot, rest = text[1:].partition(".")
+        return bool(version and dot and rest) and set(version) <= HEX and set(rest) <= UNRESERVED | SUB_DELIMS | {":"}
+    address, percent, zone = text.partition("%")
+    if percent and not (zone and set(zone) <= UNRESERVED | {"%"}):
+        return False
+    left, double, right = address.partition("::")
+    groups = [group for half in (left, right) if half for group in half.split(":")]
+    if double and "::" in right:
+        return False
+    count = len(groups)
+    if groups and "." in groups[-1] and not address.endswith("::"):
+        parts = groups.pop().split(".")
+        if len(parts) != 4 or not all(part in map(str, range(256)) for part in parts):
+            return False
+        count += 1
+    return all(1 <= len(group) <= 4 and set(group) <= HEX for group in groups) and (count < 8 if double else count == 8)

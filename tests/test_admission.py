@@ -231,7 +231,7 @@ def test_of_who_has_an_answer_and_who_is_half_open_the_first_is_cut_off(run):
                 closing(await RawClient.connect_tcp(server.port)) as half_open,
                 closing(await RawClient.connect_tcp(server.port)) as answered,
             ):
-                await half_open.send(b"GET / HTTP/1.1\r\n")
+                await half_open.send(get()[:-2])
                 await answered.send(get())
                 assert (await answer_of(answered))[0] == 426
                 await until(lambda: server.stats()["handshakes"] == 2)

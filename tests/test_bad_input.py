@@ -161,6 +161,24 @@ def test_what_is_just_allowed_arrives(run, sent, message):
     run(scenario())
 
 
+def test_a_message_of_one_mib_may_come_in_frames_of_64_bytes(run):
+    """The defaults, as much of one as of the other; Autobahn's smallest frames of a large message."""
+
+    async def scenario():
+        hub = Hub()
+        received = []
+        hub.on_message(lambda client, message: received.append(message))
+        size, piece = hub.options.max_message_bytes, bytes(range(64))
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as client:
+                await client.send(fragments(BINARY, *[piece] * (size // 64)))
+                await until(lambda: received)
+                assert received == [piece * (size // 64)]
+                assert size // 64 == hub.options.max_fragments
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
 )

@@ -9,8 +9,11 @@ from support import connections
 
 from fastbcast import Hub, InvalidChannelName
 
-GOOD = ["prices", "a/b", "grüße %", "日本語", "a b", "x" * 255, "ü" * 127, "/", "%2F"]
-BAD = ["", "a\nb", "a\x00", "tab\t", "\x7f", "\u200b", "\u2028", "\ud800", "a?b", "a#b", "x" * 256, "ü" * 128]
+PERSIAN = "می\u200cروم"
+GOOD = ["prices", "a/b", "grüße %", "日本語", "a b", "x" * 255, "ü" * 127, "/", "%2F",
+        PERSIAN, "क्\u200dष", "👩\u200d💻", "é", "e\u0301"]
+BAD = ["", "a\nb", "a\x00", "tab\t", "\x7f",
+       "\u200b", "\u200d", "\u200c\u200d", "\u200e", "\u202ea", "\u2028", "\ud800", "a?b", "a#b", "x" * 256, "ü" * 128]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -86,6 +89,7 @@ def test_length_and_alphabet_may_be_set(run):
     ("options", "error"),
     [
         ({"channel_name_pattern": "[a-"}, ValueError),
+        ({"channel_name_pattern": ""}, ValueError),
         ({"channel_name_pattern": None}, TypeError),
         ({"channel_name_pattern": b"a"}, TypeError),
         ({"max_channel_name_bytes": 0}, ValueError),
@@ -98,3 +102,29 @@ def test_length_and_alphabet_may_be_set(run):
 def test_a_bad_limit_raises_at_once(options, error):
     with pytest.raises(error, match=next(iter(options))):
         Hub(**options)
+
+
+def test_joiners_in_a_path_name_the_channel_of_the_same_spelling(run):
+    async def scenario():
+        hub = Hub()
+        name = f"{PERSIAN}/👩\u200d💻"
+        async with serving(hub) as server:
+            with closing(await RawClient.connect(server.port, "/" + quote(name))) as client:
+                assert hub.publish(name.replace("\u200d", ""), "another") == 1
+                hub.publish(name, "hello")
+                assert await client.read_payloads(1) == [b"hello"]
+
+    run(scenario())
+
+
+def test_two_spellings_in_unicode_of_one_word_are_two_channels(run):
+    async def scenario():
+        hub = Hub()
+        async with serving(hub) as server:
+            with closing(await RawClient.connect(server.port, "/prix-d%C3%A9part")) as client:
+                hub.publish("prix-de\u0301part", "decomposed")
+                hub.publish("prix-d%C3%A9part", "not decoded")
+                hub.publish("prix-départ", "composed")
+                assert await client.read_payloads(1) == [b"composed"]
+
+    run(scenario())

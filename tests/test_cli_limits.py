@@ -178,7 +178,7 @@ def test_max_connections_refuses_one_more_with_503(serve_process):
 
 
 def test_max_connections_per_address_counts_whom_a_trusted_proxy_names(serve_process):
-    server = serve_process("--max-connections-per-address", "1", "--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8")
+    server = serve_process("--max-connections-per-address", "1", "--forwarded-allow-ips", "127.0.0.1, 10.0.0.0/8,")
     headers = {"X-Forwarded-For": "203.0.113.7, 10.0.0.1"}
     with connect(server.url, additional_headers=headers), connect(server.url):
         assert status_without_an_upgrade(server, additional_headers=headers) == 429
@@ -274,7 +274,7 @@ def test_compression_decides_what_a_client_that_offers_it_gets(serve_process, op
         ("--origin", "https://example.org/"),
         ("--subprotocol", "a b"),
         ("--forwarded-allow-ips", "localhost"),
-        ("--forwarded-allow-ips", "127.0.0.1, 10.0.0.1"),
+        ("--forwarded-allow-ips", "127.0.0.1 10.0.0.1"),
         ("--send-buffer-bytes", "-1"),
         ("--send-buffer-bytes", str(2**31)),
         ("--notsent-lowat-bytes", "x"),

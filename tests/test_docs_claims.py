@@ -71,7 +71,7 @@ REQUESTS = {
     101: handshake(), 200: get(), 400: handshake("*"), 401: handshake("/401"), 403: handshake("/403"),
     404: get("/favicon.ico"), 405: get(method="POST"), 408: handshake()[:-2], 426: handshake(Sec_WebSocket_Version="8"),
     429: handshake(X_Forwarded_For="203.0.113.7"), 431: handshake(Padding="x" * 16384), 500: handshake("/500"),
-    503: handshake("/another"),
+    503: handshake("/another"), 505: b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
 }
 
 

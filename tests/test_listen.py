@@ -222,6 +222,8 @@ def test_the_command_listens_on_an_inherited_descriptor(start):
     [
         ("77", "descriptor 77: Bad file descriptor"),
         ("0", "descriptor 0: Socket operation on non-socket"),
+        ("9" * 30, f"descriptor {'9' * 30}: Bad file descriptor"),
+        ("\u0663", "--fd is the number of a descriptor, or systemd, got '\u0663'"),
         ("-1", "--fd is the number of a descriptor, or systemd, got '-1'"),
         ("systemd", "systemd has passed no sockets to this process (LISTEN_PID, LISTEN_FDS)"),
     ],
@@ -277,3 +279,11 @@ def test_systemd_itself_starts_it_at_the_first_connection(start):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=seconds(20))
     assert process.returncode == 0
+
+
+def test_a_tilde_that_no_shell_has_seen_is_the_home_folder(start, tmp_path):
+    (tmp_path / "tokens").write_text("reader-0123456789abcdef\n")
+    (tmp_path / "tokens").chmod(0o600)
+    environment = os.environ | {"HOME": str(tmp_path)}
+    process = start("--uds=~/server", "--subscribe-token-file=~/tokens", env=environment)
+    assert process.stdout.readline() == f"listening on unix:{tmp_path}/server\n"

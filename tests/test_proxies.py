@@ -32,6 +32,18 @@ FORWARDED = "forwarded"
         (["unix"], "", True),
         (["unix"], ("127.0.0.1", 1), False),
         (["127.0.0.1"], "", False),
+        (["FE80::/10"], ("fe80::1%eth0", 1, 0, 2), True),
+        # IPv4 in IPv6, as a socket of both families writes it.
+        (["::ffff:10.0.0.1"], ("10.0.0.1", 1), True),
+        (["::FFFF:0A00:1"], ("::ffff:10.0.0.1", 1, 0, 0), True),
+        (["::ffff:10.0.0.1"], ("10.0.0.2", 1), False),
+        (["::ffff:10.0.0.0/104"], ("10.255.0.1", 1), True),
+        (["::ffff:0:0/96"], ("192.0.2.1", 1), True),
+        # As it may be written in a list with commas.
+        ([" 10.0.0.1"], ("10.0.0.1", 1), True),
+        (["10.0.0.1", " unix "], "", True),
+        (["10.0.0.0/255.0.0.0"], ("10.255.0.1", 1), True),
+        (["0.0.0.0/0"], ("192.0.2.1", 1), True),
         (["*"], ("192.0.2.1", 1), True),
         (["*"], "", True),
         (["10.0.0.0/8", "127.0.0.1"], ("127.0.0.1", 1), True),
@@ -45,6 +57,26 @@ def test_who_is_trusted(names, peer, is_trusted):
 def test_what_is_no_address_is_refused_when_it_is_set(name):
     with pytest.raises(ValueError, match="forwarded_allow_ips"):
         serve(Hub(), forwarded_allow_ips=[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("10.0.0.1/8", "write 10.0.0.0/8"),
+        ("fd00::1/8", "write fd00::/8"),
+        ("unix:", "`unix`"),
+        ("UNIX", "`unix`"),
+        ("unix:/run/proxy.sock", "`unix`"),
+        ("[::1]", "without brackets"),
+        ("fe80::1%eth0", "zone"),
+        ("0.0.0.0", "0.0.0.0/0, or `*`"),
+        ("::", "::/0, or `*`"),
+    ],
+)
+def test_a_spelling_that_would_match_nobody_is_refused_and_the_right_one_told(name, advice):
+    with pytest.raises(ValueError, match="forwarded_allow_ips") as caught:
+        serve(Hub(), forwarded_allow_ips=[name])
+    assert advice in str(caught.value)
 
 
 PROXIES = ["10.0.0.0/8", "fd00::/8"]

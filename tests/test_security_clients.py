@@ -89,7 +89,8 @@ async def unfinished(seen):
 
 @proves("a message in very many fragments", made="fragment_flood")
 async def fragments(seen):
-    await closes(seen, Hub(), client_frame(TEXT, b"", fin=False) + client_frame(CONTINUATION, b"", fin=False) * 1024)
+    continuations = client_frame(CONTINUATION, b"", fin=False) * 16 * KIB
+    await closes(seen, Hub(), client_frame(TEXT, b"", fin=False) + continuations)
 
 
 @proves("garbage, no mask, reserved bits, bad UTF-8, bad close codes", made="masked_garbage")

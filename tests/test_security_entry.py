@@ -183,10 +183,20 @@ async def other_origin(seen):
 @proves("a handshake that is none, request smuggling")
 async def no_handshake(seen):
     smuggled = handshake(Content_Length="5") + b"GET /"
-    requests = [smuggled, get(method="POST"), get(), handshake(Sec_WebSocket_Version="8"), get() + handshake()]
+    requests = [
+        smuggled, get(Host="b"), get(method="POST"), get(), handshake(Sec_WebSocket_Version="8"), get() + handshake(),
+        b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    ]
     async with serving(Hub()) as server:
         await answers(seen, server, *requests)
-    assert server.stats()["responses"] == {400: 1, 405: 1, 426: 3}
+    assert server.stats()["responses"] == {400: 2, 405: 1, 426: 3, 505: 1}
+
+
+@proves("bytes that are no HTTP")
+async def no_http(seen):
+    async with serving(Hub(), handshake_seconds=1000) as server:
+        await answers(seen, server, b"\x16\x03\x01", b"SSH-2.0-OpenSSH_9.2\r\n")
+    assert server.stats()["responses"] == {400: 2}
 
 
 @proves("guessing tokens", elsewhere=[

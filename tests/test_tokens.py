@@ -113,6 +113,8 @@ def test_comments_blank_lines_and_the_marks_of_other_systems_are_passed_over(wri
         ("0123456789abcdefü\n", "the token in line 1 has characters that no token has"),
         ("0123456789abcdef\x00\n", "the token in line 1 has characters that no token has"),
         ("0123456789abcdef#no-comment\n", "the token in line 1 has characters that no token has"),
+        (f"{READER} news /prices\n", "a pattern in line 1 begins or ends with a slash, as no channel of a path does"),
+        (f"{READER} prices/\n", "a pattern in line 1 begins or ends with a slash, as no channel of a path does"),
         ("====================\n", "the token in line 1 has characters that no token has"),
         (b"0123456789abcdef\xff\n", "it is not UTF-8 text"),
         ("\n".join(f"0123456789-{number:05}" for number in range(MAX_TOKENS + 1)), "it has more than 1000 tokens"),
@@ -126,6 +128,16 @@ def test_a_bad_file_is_told_in_a_sentence_that_shows_no_token(write, content, re
         Tokens(path)
     assert str(caught.value) == f"token file {path}: {reason}"
     assert (caught.value.path, caught.value.reason) == (path, reason)
+
+
+def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "tokens", 0o600)
+    with pytest.raises(BadTokenFile, match="there is no token in it"):
+        Tokens(tmp_path / "tokens")
+
+
+def test_a_file_may_be_named_by_a_str(write):
+    assert decide(Tokens(str(write(READER))), READER) == ("*", "|")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("absent", "No such file or directory"), ("", "Is a directory")])

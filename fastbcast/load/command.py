@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..own_token import token_option
+from ..paths import UserPath
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -141,8 +142,8 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
               help="Seconds to wait before slow clients are counted.")
 @click.option("--require", "requirements", multiple=True, metavar="EXPRESSION", callback=_requirements,
               help="p99<50ms, missing=0, deliveries_per_second>1M: else the exit status is 1. May be repeated.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
-@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--json", "json_path", type=UserPath(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--html", "html_path", type=UserPath(dir_okay=False, path_type=Path),
               help="Write a report for a browser, one file.")
 @click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
 def load_command(
@@ -211,7 +212,7 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **
 @click.option("--quick", is_flag=True, help="A small part of it, in under a minute. Its figures mean little.")
 @click.option("--rounds", type=click.IntRange(1), help="Measure each row so often.  [default: 3; 1 with --quick]")
 @click.option("--clients", metavar="LIST", help="Only these numbers of clients: 100,1000")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures.")
+@click.option("--json", "json_path", type=UserPath(dir_okay=False, path_type=Path), help="Write all figures.")
 @click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
 def bench_command(quick: bool, rounds: int | None, clients: str | None, json_path: Path | None, quiet: bool) -> None:
     """Measure this fastbcast on this machine: 100 to 15,000 clients, beside a C program that does the least there is.

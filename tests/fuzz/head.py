@@ -8,7 +8,16 @@ import hashlib
 import re
 from urllib.parse import unquote_to_bytes
 
-from fastbcast._handshake import choose_subprotocol, encode_response, find_fault, split_target
+from reference import is_host
+
+from fastbcast._handshake import (
+    choose_subprotocol,
+    encode_response,
+    find_fault,
+    find_request_fault,
+    is_handshake,
+    split_target,
+)
 from fastbcast.extensions import choose_deflate, is_extension_list
 from fastbcast.origins import Origins
 from fastbcast.proxies import TrustedProxies
@@ -46,14 +55,14 @@ def is_right(headers):
     except ValueError:
         has_key = False
     return (
-        "host" in headers and "," not in headers["host"]
+        "host" in headers and is_host(headers["host"])
         and "websocket" in [element.lower() for element in elements(headers, "upgrade")]
         and "upgrade" in [element.lower() for element in elements(headers, "connection")]
         and has_key
         and headers.get("sec-websocket-version") == "13"
         and ("sec-websocket-protocol" not in headers or bool(offers))
         and all(map(is_token, offers))
-        and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        and set(headers.get("content-length", "0")) <= {"0"} and "transfer-encoding" not in headers
         and ("sec-websocket-extensions" not in headers or read_extensions(headers["sec-websocket-extensions"]) != [])
     )
 
@@ -97,9 +106,10 @@ def check_target(target):
 
 
 def check_handshake(headers):
-    if "upgrade" not in headers:
-        return
-    assert (find_fault(headers, "1.1") is None) == is_right(headers), find_fault(headers, "1.1")
+    fault = find_request_fault(headers, "1.1")
+    assert (fault is None) == ("host" in headers and is_host(headers["host"])), fault
+    is_let_in = fault is None and is_handshake(b"GET", headers) and find_fault(headers, "1.1") is None
+    assert is_let_in == is_right(headers)
     assert find_fault(headers, "1.0") is not None
     if is_right(headers):
         key, subprotocol = headers["sec-websocket-key"], choose_subprotocol(headers, SPOKEN)

@@ -20,7 +20,8 @@ PACKAGE := $(CORE) pytest_fastbcast.py $(wildcard fastbcast/*.py fastbcast/*.pyi
 # Tests that `make asan` leaves out: what they judge is Python's, or another program (options, ends and reports of the
 # command, pages, benchmarks, pytest's plugin, browsers), and they get to compiled code on ways that other tests go, too.
 NOT_COMPILED := benchmark cli cli_limits cli_tokens compliance compression_benchmark examples feeds foreign_clients gate \
-    handover listen load_bench load_ends load_faults load_report origins page peers proxies pytest_plugin request tokens
+    handover listen load_bench load_ends load_faults load_report origins page peers proxies pytest_plugin request streams \
+    tokens urls
 COMPILED_TESTS := $(filter-out $(NOT_COMPILED:%=tests/test_%.py),$(wildcard tests/test_*.py))
 MODULES := $(subst /,.,$(patsubst %.pyx,%,$(wildcard fastbcast/*.pyx fastbcast/*/*.pyx)))
 BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"')

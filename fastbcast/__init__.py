@@ -34,7 +34,8 @@ The path of a message, and the file that owns each step:
     how it all ends                     drain.py, handover.py (to the next process), process.py (signals)
 
 `hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
-command, `tokens.py` its token files; `testing` is for tests of what is built on it. Settings are in
+command, `streams.py` its standard streams, `tokens.py` its token files; `tool.py`, with `interim.py` and `urls.py`,
+is its small clients; `testing` is for tests of what is built on it. Settings are in
 `options.py`, exceptions in `exceptions.py`, small types in `typing.py`; what is logged, and
 how, in `log.py`.
 """

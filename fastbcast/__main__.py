@@ -1,5 +1,16 @@
-"""`python -m fastbcast` is the `fastbcast` command."""
+"""The `fastbcast` command, which is `python -m fastbcast` too."""
 
-from .cli import main
+from .streams import ending_with_its_status, open_streams
 
-main(prog_name="fastbcast")
+
+def main() -> None:
+    """Run the command, on standard streams that were opened before anything else is."""
+    open_streams()
+    from .cli import main as command
+
+    with ending_with_its_status():
+        command(prog_name="fastbcast")
+
+
+if __name__ == "__main__":
+    main()

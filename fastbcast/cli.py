@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import random
@@ -32,8 +33,10 @@ from .own_token import token_option
 from .paths import UserPath
 from .process import Process
 from .server import Server, serve
+from .streams import StreamFailed, require_output
 from .tls import make_context
 from .tokens import Tokens
+from .urls import require_text, url_argument
 
 _Command = Callable[..., Any]
 
@@ -88,6 +91,10 @@ _LIMITS = {
     "send_buffer_bytes": "SO_SNDBUF of each connection; 0 leaves it to the kernel.",
 }
 """The fields of ChannelOptions, HubOptions and ServerOptions that are options of `serve` and `demo`."""
+_CONNECTS = (
+    "It connects to URL's host itself: http_proxy and the like are not obeyed. A user and password in URL are sent as "
+    "basic Authorization, unless there is a token."
+)
 _CHOICES = {"policy": POLICIES, "compression": COMPRESSIONS}
 _MAY_BE_ZERO = {"notsent_lowat_bytes", "send_buffer_bytes", "compress_min_bytes"}
 
@@ -161,17 +168,20 @@ def _server_options(command: _Command) -> _Command:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]},
+             help="WebSocket broadcast: one message in, thousands of clients out.")
 @click.version_option(__version__)
 def main() -> None:
-    """WebSocket broadcast: one message in, thousands of clients out."""
+    pass
 
 
 main.add_command(load_command)
 main.add_command(bench_command)
 
 
-@main.command("serve")
+@main.command(
+    "serve", help='Serve channels: ws://HOST:PORT/prices is the channel "prices", / is the default one.'
+)
 @_server_options
 @click.option(
     "--relay", is_flag=True,
@@ -188,46 +198,60 @@ main.add_command(bench_command)
 )
 @click.option("--page/--no-page", default=True, show_default=True, help="Answer browsers with a page.")
 def serve_command(relay: bool, publish_path: Path | None, **options: Any) -> None:
-    """Serve channels: ws://HOST:PORT/prices is the channel "prices", / is the default one."""
     if relay and publish_path is not None:
         raise click.UsageError("--relay lets everybody publish, --publish-token-file does not: give one of them.")
     _serve(relay=relay, publish_path=publish_path, **options)
 
 
-@main.command()
+@main.command("demo", help="A relay, a page and a small live feed: start here.")
 @_server_options
-def demo(**options: Any) -> None:
-    """A relay, a page and a small live feed: start here."""
+def demo_command(**options: Any) -> None:
     _serve(page=True, relay=True, background=_demo, **options)
 
 
-@main.command("publish")
+@main.command("publish", help=f"""
+    Send MESSAGE to the relay at URL, or each line of standard input as a message: UTF-8 text, without the LF or CRLF
+    at its end.
+
+    {_CONNECTS}
+
+    Exit status: 0 if all was sent; 1 if not; 2 usage.
+""")
 @token_option
-@click.argument("url")
-@click.argument("message", required=False)
+@url_argument
+@click.argument("message", required=False, callback=require_text)
 def publish_command(url: str, message: str | None, token: str | None) -> None:
-    """Send MESSAGE to the relay at URL, or each line of standard input as a message."""
-    from .tool import publish_to  # picows, which a server does without
+    from .tool import publish_to, read_lines  # picows, which a server does without
 
-    lines = sys.stdin if message is None else [message]
-    _run_client(publish_to(url, lines, token))
+    _run_client(publish_to(url, read_lines(sys.stdin.buffer) if message is None else [message], token))
 
 
-@main.command("listen")
+@main.command("listen", help=f"""
+    Print what arrives from URL, a line for each message.
+
+    {_CONNECTS}
+
+    Exit status: 0 when the server goes away; 1 if it refused, the connection was lost, or standard output cannot be
+    written; 141, as SIGPIPE has it, if nobody reads that any more; 2 usage.
+""")
 @token_option
-@click.argument("url")
+@url_argument
 def listen_command(url: str, token: str | None) -> None:
-    """Print what arrives from URL, a line for each message."""
     from .tool import listen_to
 
+    require_output()
     _run_client(listen_to(url, token))
 
 
 def _run_client(coroutine: Coroutine[Any, Any, int]) -> NoReturn:
+    from .interim import Loop
+
     try:
-        status = uvloop.run(coroutine)
+        status = uvloop.run(coroutine, loop_factory=Loop)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except StreamFailed as failed:
+        status = failed.tell()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # a thread may still wait for standard input: the interpreter's own end would wait for it
@@ -313,12 +337,21 @@ async def _run_server(
         return 1
     gc.freeze()  # what is alive now stays: later collections need not look at it
     gc.set_threshold(*GC_THRESHOLD)
-    click.echo(f"listening on {_describe(server)}")
+    _announce(f"listening on {_describe(server)}")
     task = asyncio.create_task(background(hub, server)) if background is not None else None
     await process.run(server)
     if task is not None:
         task.cancel()
     return 0
+
+
+def _announce(text: str) -> None:
+    """Print a line on standard output if that can be done: a server has other work to do than that."""
+    try:
+        click.echo(text)
+    except StreamFailed as failed:
+        if failed.errno != errno.EBADF:     # else it was closed by somebody who wants no line
+            failed.tell()
 
 
 def _make_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -354,7 +387,7 @@ async def _demo(hub: Hub, server: Server) -> None:
     if server.port:
         scheme = "http" if server.ssl is None else "https"
         address = _address(server.host or "127.0.0.1", server.port)
-        click.echo(f"open {scheme}://{address}/ in a browser, best in two windows; Ctrl-C ends it")
+        _announce(f"open {scheme}://{address}/ in a browser, best in two windows; Ctrl-C ends it")
     price = 64_000.0
     while True:
         step = random.gauss(0, 12)

@@ -1,16 +1,17 @@
 """What `fastbcast publish` and `fastbcast listen` do: small clients on picows' client side.
 
-Both return the process's exit status, and say on standard error what went wrong in one line.
+Both return the process's exit status, and say on standard error what went wrong in one line. StreamFailed is for the
+caller. They connect to the URL's host itself, whatever proxy the environment names, as `load` does: the answer is that
+server's, and a token is for nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import click
@@ -24,6 +25,9 @@ from picows.websockets import (
     connect,
 )
 
+from .streams import StreamFailed
+from .urls import hide_secrets, hide_secrets_in, prepare_url
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What `listen` takes from a server it was told to trust."""
 MAX_QUEUED_LINES = 64
@@ -31,18 +35,33 @@ MAX_QUEUED_LINES = 64
 
 
 def _connect(url: str, token: str | None) -> Any:
-    if token is None:
-        return connect(url, max_size=MAX_MESSAGE_BYTES)
-    return connect(
-        url,
-        max_size=MAX_MESSAGE_BYTES,
-        additional_headers={"Authorization": f"Bearer {token}"},
-        max_redirects=0,    # the token is for this server, and no other
-    )
+    url, authorization = prepare_url(url)
+    if token is not None:
+        authorization = f"Bearer {token}"
+    options: dict[str, Any] = {
+        "max_size": MAX_MESSAGE_BYTES,
+        "proxy": None,
+        "use_aiofastnet": False,    # else it would connect past interim.Loop
+    }
+    if authorization is not None:
+        options["additional_headers"] = {"Authorization": authorization}
+        options["max_redirects"] = 0    # it is for this server, and no other
+    return connect(url, **options)
+
+
+def read_lines(lines: Iterable[bytes]) -> Iterator[str]:
+    """Each line of standard input as a message: without its LF or CRLF. Raises StreamFailed for what is not UTF-8."""
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            problem = f"line {number} is not UTF-8 text, and neither it nor what follows was sent"
+            raise StreamFailed("standard input", problem) from None
+        yield text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 async def publish_to(url: str, lines: Iterable[str], token: str | None = None) -> int:
-    """Send each line (without its newline) as a text message, then close."""
+    """Send each line as a text message, then close."""
     try:
         async with _connect(url, token) as connection:
             # A relay sends everything back: whoever does not read is a slow consumer.
@@ -72,7 +91,7 @@ async def _receive_until_closed(connection: ClientConnection) -> ConnectionClose
 
 async def _send(connection: ClientConnection, lines: Iterable[str]) -> None:
     async for line in _read_in_thread(lines):
-        await connection.send(line.rstrip("\n"))
+        await connection.send(line)
 
 
 async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
@@ -92,7 +111,7 @@ async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
                 for line in lines:
                     room.acquire()
                     loop.call_soon_threadsafe(queue.put_nowait, line)
-            except (OSError, UnicodeDecodeError) as error:
+            except Exception as error:  # whatever it is, who waits for a line must hear of it
                 end = error
             loop.call_soon_threadsafe(queue.put_nowait, end)
 
@@ -105,20 +124,14 @@ async def _read_in_thread(lines: Iterable[str]) -> AsyncIterator[str]:
 
 
 async def listen_to(url: str, token: str | None = None) -> int:
-    """Print each message and a newline until the server closes or nobody reads the output any more."""
+    """Print each message and a newline until the server closes. Raises StreamFailed if that cannot be printed."""
     output = sys.stdout.buffer
     try:
         async with _connect(url, token) as connection:
             while True:
                 message = await connection.recv()
-                try:
-                    output.write(message.encode() if isinstance(message, str) else bytes(message))
-                    output.write(b"\n")
-                    output.flush()
-                except BrokenPipeError:
-                    # The reader is done (`| head`). Python flushes standard output once more at exit.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                    return 0
+                output.write((message.encode() if isinstance(message, str) else bytes(message)) + b"\n")
+                output.flush()
     except ConnectionClosed as closed:
         return 0 if _is_normal(closed) else _failed(url, closed)
     except (OSError, ValueError, WebSocketException, WSInvalidURL) as error:
@@ -132,8 +145,6 @@ def _is_normal(closed: ConnectionClosed) -> bool:
 def _failed(url: str, error: Exception) -> int:
     if isinstance(error, ConnectionClosed):
         what = "connection closed"
-    elif isinstance(error, UnicodeDecodeError):
-        what = "the input is not text"
     elif isinstance(error, OSError):    # first: a certificate that is not trusted is a ValueError as well
         what = "cannot connect"
     elif isinstance(error, InvalidURI | WSInvalidURL | ValueError):
@@ -142,7 +153,6 @@ def _failed(url: str, error: Exception) -> int:
         what = "handshake refused"
     else:
         what = "cannot connect"
-    # Without the query, which may have a token; some errors say the URL, too.
-    shown = url.partition("?")[0]
-    click.echo(f"fastbcast: {shown}: {what}: {str(error).replace(url, shown)}", err=True)
+    shown = hide_secrets(url)
+    click.echo(f"fastbcast: {shown}: {what}: {hide_secrets_in(str(error).replace(url, shown))}", err=True)
     return 1

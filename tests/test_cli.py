@@ -469,7 +469,7 @@ def test_listen_ends_cleanly_when_its_pipe_does(serve_process):
                 return pipeline.poll() is not None
 
             poll_until(is_over)
-        assert pipeline.communicate(timeout=seconds(20)) == ("0\n", "")
+        assert pipeline.communicate(timeout=seconds(20)) == (f"{128 + signal.SIGPIPE}\n", "")
     finally:
         pipeline.kill()
         pipeline.communicate()

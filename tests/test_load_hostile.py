@@ -34,6 +34,28 @@ def test_an_extension_that_was_not_offered_is_refused(extension):
         assert loopback.fleet.read_problems() == {"the answer has an extension that was not offered": 1}
 
 
+def test_a_subprotocol_that_was_not_offered_is_refused():
+    with Loopback() as loopback:
+        refused, offered = loopback.begin(), loopback.begin(offer=b"Sec-WebSocket-Protocol: a\r\n")
+        for end in (refused, offered):
+            loopback.until(lambda end=end: b"\r\n\r\n" in end.read())
+            end.answer(b"Sec-WebSocket-Protocol: a")
+        loopback.until(lambda: loopback.fleet.is_open(offered.number))
+        loopback.until(lambda: loopback.counts["refused"] == 1)
+        assert loopback.fleet.read_problems() == {"the answer has a subprotocol that was not offered": 1}
+
+
+def test_interim_answers_of_any_number_take_no_memory():
+    with Loopback() as loopback:
+        end = loopback.begin()
+        loopback.until(lambda: b"\r\n\r\n" in end.read())
+        for _ in range(2000):
+            end.sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 100 + b"\r\n\r\n")
+            loopback.turn()
+        end.answer()
+        loopback.until(lambda: loopback.fleet.is_open(end.number))
+
+
 def test_what_a_server_answers_cannot_move_the_terminals_cursor():
     with Loopback() as loopback:
         refuse(loopback, b"HTTP/1.1 403 \x1b[2J\x07\x9b1A no\r\n\r\n")

@@ -44,6 +44,7 @@ cdef struct Connection:
     bint is_inflated_alone      # permessage-deflate, and the server promised no context takeover
     bint has_deflate
     bint offers_extensions      # in its request
+    bint offers_subprotocols
     Follower follower           # of its compressed messages
     uint32_t number             # where it stands in `connections`
     uint32_t at                 # a publisher's stream, a subscriber's channel

@@ -100,7 +100,8 @@ cdef class Crowd(Audit):
         connection.at = at
         connection.pace_ns = <uint64_t>min(every_seconds * 1e9, 1e18) if kind == SLOW else 0
         connection.pace_bytes = read_bytes
-        connection.offers_extensions = b"sec-websocket-extensions:" in request.lower()
+        connection.offers_extensions = b"\r\nsec-websocket-extensions:" in request.lower()
+        connection.offers_subprotocols = b"\r\nsec-websocket-protocol:" in request.lower()
         connection.connect_ns = now_ns()
         memcpy(connection.accept, <const uint8_t*>accept, sizeof(connection.accept))
         connection.state = CONNECTING
@@ -223,16 +224,27 @@ cdef class Crowd(Audit):
     cdef size_t _take_response(
         self, Connection* connection, const uint8_t* head, size_t len, uint64_t read_ns
     ) noexcept nogil:
-        """The length of the response's head; 0 while it is incomplete, and if it refuses the handshake."""
+        """The bytes of all whole heads there are: of interim answers (RFC 9110 section 15.2), and of the final one.
+
+        What was final tells the connection's state. 0 if it refuses the handshake.
+        """
         cdef size_t value_len = 0
+        cdef size_t skipped = 0
         cdef const char* text = <const char*>head
-        cdef const char* end = <const char*>memmem(head, len, b"\r\n\r\n", 4)
+        cdef const char* end
         cdef const char* accept
         cdef const char* extensions
-        if end == NULL:
-            if len > MAX_HEAD_BYTES:
-                self._refuse(connection, "the response's head is too long", 0)
-            return 0
+        while True:
+            end = <const char*>memmem(text, len - skipped, b"\r\n\r\n", 4)
+            if end == NULL:
+                if len - skipped > MAX_HEAD_BYTES:
+                    self._refuse(connection, "the response's head is too long", 0)
+                    return 0
+                return skipped
+            if end - text < 12 or memcmp(text, b"HTTP/1.1 1", 10) or not memcmp(text + 10, b"01", 2):
+                break
+            skipped += end - text + 4
+            text = end + 4
         len = end - text + 4
         if len < 12 or memcmp(text, b"HTTP/1.1 101", 12):
             with gil:
@@ -247,6 +259,9 @@ cdef class Crowd(Audit):
         extensions = find_header(text, len, "Sec-WebSocket-Extensions", &value_len)
         if extensions != NULL and value_len and not connection.offers_extensions:   # RFC 6455 section 4.1
             self._refuse(connection, "the answer has an extension that was not offered", 0)
+            return 0
+        if not connection.offers_subprotocols and find_header(text, len, "Sec-WebSocket-Protocol", &value_len) != NULL:
+            self._refuse(connection, "the answer has a subprotocol that was not offered", 0)    # the same
             return 0
         connection.has_deflate = has_text(extensions, value_len, "permessage-deflate")
         connection.is_inflated_alone = has_text(extensions, value_len, "server_no_context_takeover")
@@ -266,7 +281,7 @@ cdef class Crowd(Audit):
             self.slow_numbers[self.slow_count] = connection.number
             self.slow_count += 1
         self._watch(connection)
-        return len
+        return skipped + len
 
     cdef void _refuse(self, Connection* connection, const char* problem, int error) noexcept nogil:
         """The handshake failed: `problem` says how, or `error` (an errno)."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +16,8 @@ import click
 
 from ..own_token import token_option
 from ..paths import UserPath
+from ..streams import StreamFailed, require_output
+from ..urls import hide_secrets_in, url_argument
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -41,18 +45,8 @@ def check_installed() -> None:
 
 
 def fail(problem: str, status: int) -> NoReturn:
-    click.echo(f"fastbcast: {problem}", err=True)
+    click.echo(f"fastbcast: {hide_secrets_in(problem)}", err=True)
     sys.exit(status)
-
-
-def _header(context: click.Context, parameter: click.Parameter, lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    headers = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or any(letter in line for letter in "\r\n\0"):
-            raise click.BadParameter(f"{line!r} is not like 'Authorization: Bearer abc'")
-        headers.append((name.strip(), value.strip()))
-    return tuple(headers)
 
 
 def _parsed(parser: str) -> Any:
@@ -93,8 +87,19 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text!r} is not like 1 or 1,2,3") from None
 
 
-@click.command("load")
-@click.argument("url")
+@click.command("load", help="""
+    Load a WebSocket server with thousands of clients, and say what it did.
+
+    URL is ws://HOST:PORT/PATH of a server that sends each message to all clients of the URL (fastbcast serve --relay
+    does), or of one that only sends (--listen).
+
+    It connects to URL's host itself: http_proxy and the like are not obeyed. A user and password in URL are sent as
+    basic Authorization, unless there is a token or a --header of that name.
+
+    Exit status: 0; 1 if messages were missing, doubled, reordered or corrupt, connections refused or lost, a client
+    late, or a --require not met; 2 usage; 3 no result.
+""")
+@url_argument
 @click.option("--clients", type=click.IntRange(1), default=100, show_default=True, help="Subscribers.")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes they are in.")
 @click.option("--connect-rate", type=click.FloatRange(0), default=0, show_default=True,
@@ -128,8 +133,9 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
               help="Connect from these in turn: 127.0.0.2,127.0.0.3 or 127.0.0.1-8. One has some 28,000 ports.")
 @click.option("--listen", is_flag=True, help="Publish nothing: count what the server sends by itself.")
 @click.option("--expect-prefix", metavar="TEXT", help="... and check that each message begins with this.")
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", callback=_header,
-              help="A header of each handshake. May be repeated.")
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'",
+              callback=_parsed("parse_header"),
+              help="A header of each handshake; Host and Authorization stand in for ours. May be repeated.")
 @token_option
 @click.option("--server-pid", "server_pids", multiple=True, type=click.IntRange(1),
               help="Measure this process and its children, too. May be repeated.")
@@ -149,14 +155,6 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
 def load_command(
     requirements: tuple[Any, ...], json_path: Path | None, html_path: Path | None, quiet: bool, **options: Any
 ) -> None:
-    """Load a WebSocket server with thousands of clients, and say what it did.
-
-    URL is ws://HOST:PORT/PATH of a server that sends each message to all clients of the URL (fastbcast serve --relay
-    does), or of one that only sends (--listen).
-
-    Exit status: 0; 1 if messages were missing, doubled, reordered or corrupt, connections refused or lost, a client
-    late, or a --require not met; 2 usage; 3 no result.
-    """
     check_installed()
     from .crew import LoadFailed, run_load
     from .progress import Progress
@@ -168,25 +166,15 @@ def load_command(
         plan = _make_plan(**options)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-    _check_writable(json_path, html_path)
+    _check_output(json_path, html_path)
     try:
         with Progress(plan, is_quiet=quiet) as progress:
             result = make_result(run_load(plan, progress.show))
     except LoadFailed as error:
         fail(str(error), EXIT_NO_RESULT)
     result["unmet"] = [problem for requirement in requirements if (problem := requirement.check(result))]
-    try:    # the files first: nobody may read the other end of the pipe any more
-        if json_path is not None:
-            _write(json_path, json.dumps(result, indent=1) + "\n")
-        if html_path is not None:
-            _write(html_path, render_report(result))
-    finally:
-        try:
-            print_result(result)
-        except OSError as error:
-            sys.stdout = None  # what it still holds would be tried again at the end
-            fail(f"standard output: {error.strerror}", EXIT_NO_RESULT)
-    sys.exit(EXIT_WRONG if find_problems(result) else 0)
+    contents = {json_path: lambda: json.dumps(result, indent=1) + "\n", html_path: lambda: render_report(result)}
+    _hand_out(contents, lambda: print_result(result), EXIT_WRONG if find_problems(result) else 0)
 
 
 def parse_plan(arguments: list[str]) -> Plan:
@@ -203,24 +191,22 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **
     options["publishers"] = options["publishers"] or 0
     options["payload"] = options["payload"] or ""
     options["source_addresses"] = options["source_addresses"] or ()
-    if token is not None:
-        options["headers"] += (("Authorization", f"Bearer {token}"),)
-    return Plan(**options)
+    return Plan(token=token, **options)
 
 
-@click.command("bench")
+@click.command("bench", help="""
+    Measure this fastbcast on this machine: 100 to 15,000 clients, beside a C program that does the least there is.
+
+    Server and clients have a processor each. Prints the table that the README shows.
+
+    Exit status: 0; 1 if messages were missing or wrong; 2 usage; 3 no result.
+""")
 @click.option("--quick", is_flag=True, help="A small part of it, in under a minute. Its figures mean little.")
 @click.option("--rounds", type=click.IntRange(1), help="Measure each row so often.  [default: 3; 1 with --quick]")
 @click.option("--clients", metavar="LIST", help="Only these numbers of clients: 100,1000")
 @click.option("--json", "json_path", type=UserPath(dir_okay=False, path_type=Path), help="Write all figures.")
 @click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
 def bench_command(quick: bool, rounds: int | None, clients: str | None, json_path: Path | None, quiet: bool) -> None:
-    """Measure this fastbcast on this machine: 100 to 15,000 clients, beside a C program that does the least there is.
-
-    Server and clients have a processor each. Prints the table that the README shows.
-
-    Exit status: 0; 1 if messages were missing or wrong; 2 usage; 3 no result.
-    """
     check_installed()
     from .bench import FULL, QUICK, describe, estimate_seconds, measure_matrix, why_left_out
     from .machine import describe_machine
@@ -235,6 +221,7 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
             fail(f"{clients!r} is not like 100,1000", EXIT_USAGE)
         if min(matrix.clients) < 1:
             fail("there must be a client", EXIT_USAGE)
+    _check_output(json_path)
     if len(os.sched_getaffinity(0)) < 2:
         click.echo("one processor only: server and clients share it, and no figure is valid", err=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_NO_RESULT))  # or the server would stay behind
@@ -247,25 +234,44 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
         rows = measure_matrix(matrix, rounds, is_quiet=quiet)
     except ServerUnavailable as unavailable:
         fail(str(unavailable), EXIT_NO_RESULT)
-    print_bench(rows)
-    if json_path is not None:
-        document = {
-            "machine": describe_machine(),
-            "rows": [{**vars(row), "cell": vars(row.cell)} for row in rows],
-        }
-        _write(json_path, json.dumps(document, indent=1) + "\n")
-    sys.exit(EXIT_WRONG if any(row.problems for row in rows) else 0)
+
+    def make_json() -> str:
+        document = {"machine": describe_machine(), "rows": [{**vars(row), "cell": vars(row.cell)} for row in rows]}
+        return json.dumps(document, indent=1) + "\n"
+
+    _hand_out({json_path: make_json}, lambda: print_bench(rows), EXIT_WRONG if any(row.problems for row in rows) else 0)
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"{path}: {error.strerror}", EXIT_NO_RESULT)
-
-
-def _check_writable(*paths: Path | None) -> None:
-    """Before the run, since it is lost if it cannot be written after it."""
+def _check_output(*paths: Path | None) -> None:
+    """Before the run, since its result is lost if it can be neither written nor printed."""
     for path in paths:
         if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
             fail(f"{path} cannot be written", EXIT_USAGE)
+    if not any(paths):
+        try:
+            require_output()
+        except StreamFailed as failed:
+            sys.exit(failed.tell(EXIT_USAGE))
+
+
+def _hand_out(contents: dict[Path | None, Callable[[], str]], show: Callable[[], None], status: int) -> NoReturn:
+    """Write each file, print, and end: with `status`, unless one of them failed, which costs none of the others.
+
+    The files come first: nobody may read the other end of the pipe any more. Where there is one, standard output may
+    have been closed.
+    """
+    for path, make_text in contents.items():
+        if path is None:
+            continue
+        try:
+            path.write_text(make_text(), encoding="utf-8")
+        except OSError as error:
+            click.echo(f"fastbcast: {path}: {error.strerror}", err=True)
+            status = EXIT_NO_RESULT
+    try:
+        show()
+        sys.stdout.flush()
+    except StreamFailed as failed:
+        if failed.errno != errno.EBADF:
+            status = failed.tell(EXIT_NO_RESULT)
+    sys.exit(status)

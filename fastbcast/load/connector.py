@@ -10,6 +10,7 @@ import socket
 from itertools import cycle
 from typing import Any
 
+from ..urls import prepare_url
 from .plan import SPREAD_ABOVE_CLIENTS, Plan
 
 __all__ = ["CannotConnect", "Connector"]
@@ -42,12 +43,16 @@ class Connector:
         if not sources and plan.clients > SPREAD_ABOVE_CLIENTS and str(self.address[0]).startswith("127."):
             sources = _LOOPBACK_SOURCES
         self._sources = cycle(sources) if sources else None
-        lines = [f"Host: {plan.target.netloc.rpartition('@')[2]}", "Upgrade: websocket", "Connection: Upgrade",
-                 "Sec-WebSocket-Version: 13"]
+        authorization = prepare_url(plan.url)[1]
+        if plan.token is not None:
+            authorization = f"Bearer {plan.token}"
+        ours = {"Host": plan.target.netloc, "Authorization": authorization}
+        given = {name.lower() for name, _ in plan.headers}
+        headers = [(name, value) for name, value in ours.items() if value is not None and name.lower() not in given]
+        headers += [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
         if plan.has_deflate:
-            lines.append("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
-        lines += [f"{name}: {value}" for name, value in plan.headers]
-        self._lines = "\r\n".join(lines)
+            headers.append(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
+        self._lines = "\r\n".join(f"{name}: {value}" for name, value in (*headers, *plan.headers))
 
     def open_socket(self, receive_buffer_bytes: int = 0) -> int:
         """Return the descriptor of a socket that connects. Whoever calls owns it.
@@ -77,7 +82,7 @@ class Connector:
             if problem == errno.EADDRNOTAVAIL:
                 raise CannotConnect("no free port: give more --source-addresses, like 127.0.0.1-8")
             if problem not in (0, errno.EINPROGRESS):
-                raise CannotConnect(f"{self.plan.url}: {os.strerror(problem)}")
+                raise CannotConnect(f"{self.plan.shown_url}: {os.strerror(problem)}")
             return sock.detach()
 
     def make_request(self, channel: int) -> tuple[bytes, bytes]:
@@ -85,7 +90,7 @@ class Connector:
         key = base64.b64encode(os.urandom(16))
         start = f"GET {self.plan.path_of(channel)} HTTP/1.1\r\n"
         head = f"{start}{self._lines}\r\nSec-WebSocket-Key: {key.decode()}\r\n\r\n"
-        return head.encode(), base64.b64encode(hashlib.sha1(key + _GUID).digest())
+        return os.fsencode(head), base64.b64encode(hashlib.sha1(key + _GUID).digest())
 
 
 def _choose(found: list[Any]) -> tuple[int, Any]:

@@ -263,7 +263,7 @@ class Part:
         opened = self.fleet.open_publishers + self.fleet.open_subscribers
         if not opened or self.fleet.open_publishers < self._publishers:
             problem = next(iter(self.fleet.read_problems()), "the server closed the connection")
-            raise CannotConnect(f"{plan.url}: {problem}")
+            raise CannotConnect(f"{plan.shown_url}: {problem}")
 
     def _finish_handshakes(self, most_connecting: int) -> None:
         """Until only so many are under way. Who gets no answer in time is refused."""

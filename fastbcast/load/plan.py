@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
+from ..urls import hide_secrets, prepare_url
 from ._audit import MIN_PAYLOAD_BYTES
 from ._board import MAX_SLOTS, MAX_STREAMS
 from .payload import PAYLOADS
 
-__all__ = ["CHURN_LIFE_SECONDS", "Client", "Plan", "Slow", "parse_bytes", "parse_slow", "parse_sources"]
+__all__ = ["CHURN_LIFE_SECONDS", "Client", "Plan", "Slow", "parse_bytes", "parse_header", "parse_slow", "parse_sources"]
 
 MAX_SIZE_BYTES = 16 * 1024 * 1024
 MAX_CLIENTS = 1_000_000
@@ -88,6 +89,8 @@ class Plan:
     """Offer permessage-deflate."""
     source_addresses: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    """Of each handshake: those of parse_header, which stand in for ours of the same name."""
+    token: str | None = field(default=None, repr=False)
     expect_prefix: bytes | None = None
     """Nothing is published: count what the server sends by itself, and check that each message begins so."""
     stall_seconds: float = 5.0
@@ -117,6 +120,8 @@ class Plan:
             f"--size must be {MIN_PAYLOAD_BYTES} to {MAX_SIZE_BYTES:,}: a message says which one it is":
                 MIN_PAYLOAD_BYTES <= self.size_bytes <= MAX_SIZE_BYTES,
             f"--in-flight must be 1 to {MAX_SLOTS:,}": 1 <= self.in_flight <= MAX_SLOTS,
+            "--header: there is one Host (RFC 9112 section 3.2)":
+                sum(name.lower() == "host" for name, _ in self.headers) <= 1,
             "--judge is first or all": self.judge in ("first", "all"),
             f"--payload is {' or '.join(PAYLOADS)}": self.payload in PAYLOADS,
             "--messages must be at least 1": self.messages is None or self.messages >= 1,
@@ -129,6 +134,11 @@ class Plan:
         for problem, is_right in checks.items():
             if not is_right:
                 raise ValueError(problem)
+
+    @property
+    def shown_url(self) -> str:
+        """Without what may be a secret."""
+        return hide_secrets(self.url)
 
     @property
     def is_listening(self) -> bool:
@@ -167,18 +177,37 @@ class Plan:
 
 
 def parse_url(url: str) -> SplitResult:
+    """The parts of a URL, as they are sent."""
+    shown = hide_secrets(url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(prepare_url(url)[0])
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{url}: {error}") from None
+        raise ValueError(f"{shown}: {error}") from None
     if parts.scheme == "wss":
-        raise ValueError(f"{url}: load speaks no TLS; point it at the plain port behind the proxy")
+        raise ValueError(f"{shown}: load speaks no TLS; point it at the plain port behind the proxy")
     if parts.scheme != "ws" or not parts.hostname:
-        raise ValueError(f"{url}: not a WebSocket URL (ws://HOST:PORT/PATH)")
-    if port == 0 or any(ord(letter) <= 32 for letter in url):
-        raise ValueError(f"{url}: not a WebSocket URL")
+        raise ValueError(f"{shown}: not a WebSocket URL (ws://HOST:PORT/PATH)")
+    if port == 0:
+        raise ValueError(f"{shown}: not a WebSocket URL")
     return parts
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")     # RFC 9110 section 5.6.2
+_OF_THE_HANDSHAKE = re.compile(
+    "upgrade|connection|sec-websocket-(?!protocol$).*|content-length|transfer-encoding", re.IGNORECASE
+)
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """`Authorization: Bearer abc`. ValueError for one that makes the request a handshake, which must be as it is."""
+    name, colon, value = text.partition(":")
+    name = name.strip()
+    if not colon or not _TOKEN.fullmatch(name) or any(letter in text for letter in "\r\n\0"):
+        raise ValueError(f"{text!r} is not like 'Authorization: Bearer abc'")
+    if _OF_THE_HANDSHAKE.fullmatch(name):
+        raise ValueError(f"{name} cannot be given: it makes the request a handshake (RFC 6455 section 4.1)")
+    return name, value.strip()
 
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}

@@ -132,7 +132,8 @@ def find_problems(result: Result) -> list[str]:
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(plan).items() if name not in ("target", "slow", "headers")}
+    settings = {name: value for name, value in vars(plan).items() if name not in ("target", "slow", "headers", "token")}
+    settings["url"] = plan.shown_url
     settings["slow"] = [slow.text for slow in plan.slow]
     settings["headers"] = [name for name, _ in plan.headers]  # their values may be secrets
     settings["expect_prefix"] = plan.expect_prefix.decode(errors="replace") if plan.expect_prefix is not None else None

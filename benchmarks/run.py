@@ -46,8 +46,9 @@ from servers import (
 from fastbcast.load.command import parse_plan
 from fastbcast.load.crew import LoadFailed, run_load
 from fastbcast.load.machine import describe_machine
-from fastbcast.load.result import find_problems, make_result
+from fastbcast.load.result import make_result
 from fastbcast.load.target import Server, ServerUnavailable, pinned_to
+from fastbcast.load.verdict import find_problems
 
 if TYPE_CHECKING:
     from fastbcast.load._board import Board

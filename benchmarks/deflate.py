@@ -302,6 +302,9 @@ def main() -> int:
             "rows": [vars(row) for row in rows],
         }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    if not any(row.results for row in rows):
+        print("deflate.py: nothing was measured: no row has a result", file=sys.stderr)
+        is_right = False
     return 0 if is_right else 1
 
 

@@ -253,6 +253,8 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
         rows = measure_matrix(matrix, rounds, is_quiet=quiet)
     except ServerUnavailable as unavailable:
         fail(str(unavailable), EXIT_NO_RESULT)
+    if not rows:
+        fail("nothing was measured: each load of the matrix is left out, see above", EXIT_NO_RESULT)
     print_bench(rows)
     if json_path is not None:
         document = {

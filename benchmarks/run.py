@@ -115,7 +115,7 @@ def run_script(program: str, server: Server | None, options: list[str], core: in
         )
     except subprocess.TimeoutExpired:
         return {"problem": f"did not end within {LOAD_TIMEOUT_SECONDS} s"}
-    if not done.stdout.strip():
+    if done.returncode != 0 or not done.stdout.strip():
         lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
         return {"problem": lines[-1]}  # a traceback may be above it
     result: Result = json.loads(done.stdout)

@@ -268,11 +268,12 @@ class Server:
             await self._process.wait()
 
     async def stop(self) -> str:
-        """End it; returns what it wrote to standard error."""
+        """End it; returns what it wrote to standard error, and its exit status if that is not 0."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         _, errors = await self._process.communicate()
-        return errors.decode()
+        status = f"exit status {self._process.returncode}" if self._process.returncode else ""
+        return " ".join(filter(None, (errors.decode(), status)))
 
 
 def find_growth(half_way: Sample, last: Sample, tolerated_rss_bytes: float) -> list[str]:
@@ -309,7 +310,7 @@ async def soak(server: Server, connections: int, tolerated_mib: float) -> list[s
     samples = [await server.ask()]
     print(HEADER, samples[0].row(0, 0.0), sep="\n", flush=True)
     begin = time.monotonic()
-    step = connections // SAMPLES
+    step = -(-connections // SAMPLES)
     for first in range(0, step * SAMPLES, step):
         await connect_and_end_many(server.port, range(first, first + step))
         samples.append(await server.settle(samples[0]))
@@ -318,7 +319,7 @@ async def soak(server: Server, connections: int, tolerated_mib: float) -> list[s
     errors = await server.stop()
     faults = find_idleness(samples[-1], step * SAMPLES)
     faults += find_growth(samples[SAMPLES // 2], samples[-1], tolerated_mib * MIB)
-    return faults + ([f"standard error {errors}"] if errors else [])
+    return faults + ([f"the server's end: {errors}"] if errors else [])
 
 
 def main(arguments: list[str] | None = None) -> int:

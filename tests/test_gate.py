@@ -78,6 +78,13 @@ def test_figures_of_which_nothing_was_counted_are_neither_green_nor_recorded(run
     assert run_gate.limits.read_text() == recorded
 
 
+@pytest.mark.parametrize("recorded", [{}, BEFORE | {"append": 0.0}, BEFORE | {"append": float("nan")}])
+def test_a_recording_of_nothing_is_nothing_to_compare_with(run_gate, recorded):
+    limits = json.loads(run_gate.limits.read_text())
+    run_gate.limits.write_text(json.dumps(limits | {"figures": recorded}))
+    assert run_gate(after=recorded) == 2
+
+
 def test_a_figure_within_its_allowance_passes(run_gate, capsys):
     assert run_gate(after={"encode": 944.9, "append": 100.0}) == 0
     assert "LONGER" not in capsys.readouterr().out

@@ -50,6 +50,7 @@ def test_without_a_message_there_is_no_verdict(serve_process, load, options):
     assert [result[name] for name in ("missing", "doubled", "reordered", "corrupt")] == [None] * 4
     assert " not known: missing, doubled, reordered, corrupt" in output
     assert "✓" not in output
+    assert "not known (bytes on the wire each)" in output
 
 
 def test_a_server_that_relays_nothing_has_no_verdict(start_process, load):
@@ -66,6 +67,7 @@ def test_a_count_of_messages_that_never_came_meets_no_requirement(serve_process,
     )
     assert result["requirements"] == [{"text": "corrupt=0", "is_met": False, "found": "it could not be measured"}]
     assert "✗ not met: corrupt=0: it could not be measured" in output
+    assert result["verdict"]["text"] == NO_VERDICT
 
 
 def test_what_listeners_cannot_know_is_not_named_as_checked(ticker, load):

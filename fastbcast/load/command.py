@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -185,11 +186,7 @@ def load_command(
         if html_path is not None:
             _write(html_path, render_report(result))
     finally:
-        try:
-            print_result(result)
-        except OSError as error:
-            sys.stdout = None  # what it still holds would be tried again at the end
-            fail(f"standard output: {error.strerror}", EXIT_NO_RESULT)
+        _print(print_result, result)
     sys.exit(EXIT_WRONG if result["problems"] else 0)
 
 
@@ -255,13 +252,13 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
         fail(str(unavailable), EXIT_NO_RESULT)
     if not rows:
         fail("nothing was measured: each load of the matrix is left out, see above", EXIT_NO_RESULT)
-    print_bench(rows)
     if json_path is not None:
         document = {
             "machine": describe_machine(),
             "rows": [{**vars(row), "cell": vars(row.cell)} for row in rows],
         }
         _write(json_path, json.dumps(document, indent=1) + "\n")
+    _print(print_bench, rows)
     sys.exit(EXIT_WRONG if any(row.problems for row in rows) else 0)
 
 
@@ -270,6 +267,15 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         fail(f"{path}: {error.strerror}", EXIT_NO_RESULT)
+
+
+def _print(show: Callable[[Any], None], what: Any) -> None:
+    """Show a result on standard output, or say why that cannot be."""
+    try:
+        show(what)
+    except OSError as error:
+        sys.stdout = None  # what it still holds would be tried again at the end
+        fail(f"standard output: {error.strerror}", EXIT_NO_RESULT)
 
 
 def _check_writable(*paths: Path | None) -> None:

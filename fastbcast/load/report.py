@@ -103,8 +103,8 @@ def _describe_judging(result: Result) -> list[str]:
             "nothing was said of how a message begins (--expect-prefix)"
         )
         return [
-            f"The run only listened: the server published by itself, and {begin}. Latency and missing messages cannot"
-            " be known."
+            f"The run only listened: the server was to publish by itself, and {begin}. Latency and missing messages"
+            " cannot be known."
         ]
     if settings["rate"]:
         how = (

@@ -42,7 +42,10 @@ def print_result(result: Result) -> None:
 
 
 def _number(value: float | None, unit: str = "", decimals: int = 0) -> str:
-    return "not known" if value is None else f"{value:,.{decimals}f}{unit}"
+    """A figure with its unit; of one that is not known the unit says what it would be, if it is more than a word."""
+    if value is None:
+        return f"not known ({unit.strip()})" if " " in unit.strip() else "not known"
+    return f"{value:,.{decimals}f}{unit}"
 
 
 def _mib(value: int | None) -> float | None:

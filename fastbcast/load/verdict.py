@@ -42,15 +42,12 @@ def find_problems(result: Result) -> list[str]:
         )
     if nothing is None:
         problems += _find_idle_options(result)
-    return problems + [
-        f"not met: {requirement['text']}: {requirement['found']}"
-        for requirement in result["requirements"] if not requirement["is_met"]
-    ]
+    return problems + _find_unmet(result)
 
 
 def judge(result: Result) -> Verdict:
-    problems = find_problems(result)
-    if problems == [_why_nothing(result)]:
+    problems, unmet = find_problems(result), _find_unmet(result)
+    if problems == [_why_nothing(result), *unmet]:
         return Verdict("doubtful", "No verdict: nothing was measured")
     if problems:
         return Verdict("bad", "Something went wrong")
@@ -75,9 +72,17 @@ def _why_nothing(result: Result) -> str | None:
     settings = result["settings"]
     if result["deliveries"] or settings["is_idle"]:
         return None
-    if settings["expect_prefix"] is None:
-        return "no message arrived: does the server send what a client says to all clients of its URL?"
-    return "no message arrived: does the server send anything by itself on this URL? (clients that need none: --idle)"
+    question = "does the server send what a client says to all clients of its URL?"
+    if settings["expect_prefix"] is not None:
+        question = "does the server send anything by itself on this URL? (clients that need none: --idle)"
+    return f"no message arrived in the measured time: {question}"
+
+
+def _find_unmet(result: Result) -> list[str]:
+    return [
+        f"not met: {requirement['text']}: {requirement['found']}"
+        for requirement in result["requirements"] if not requirement["is_met"]
+    ]
 
 
 def _find_idle_options(result: Result) -> list[str]:

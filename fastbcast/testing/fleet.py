@@ -82,7 +82,7 @@ class Fleet:
         self._keeps_messages = keep_messages
         self._messages: list[list[str | bytes]] = [[] for _ in range(count)]
         self._has_sent = False
-        self.has_left = False
+        self._has_left = False
         self._board = Board(1, 1)
         self._audience = Audience(
             self._board, 0, 1, MIN_PAYLOAD_BYTES, count, max_kept_bytes=MAX_KEPT_BYTES if keep_messages else 0
@@ -140,19 +140,17 @@ class Fleet:
         read all it will get. Without a `server`, it is what had been sent when the other end answered a PING.
 
         Raises NotDrained, which says who lacks what: after `timeout` seconds, or at once if the server has evicted
-        somebody for being behind. RuntimeError for slow clients, and after `close`.
+        somebody for being behind. RuntimeError for slow clients.
         """
         if self.is_slow:
             raise RuntimeError("slow clients are not waited for: drain the others, then look what these have")
-        if self.has_left:
-            raise RuntimeError("the clients of this fleet have left: drain() would wait for nobody")
         drain([self], timeout)
 
     def close(self) -> None:
         """Let all clients leave, with a closing handshake (1000). What they got can still be read."""
-        if self.has_left:
+        if self._has_left:
             return
-        self.has_left = True
+        self._has_left = True
         audience = self._audience
         left = self._owner.begin(
             lambda: [audience.leave(number) for number in audience.read_open()], lambda: audience.leaving == 0

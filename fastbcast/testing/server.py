@@ -153,7 +153,7 @@ class BroadcastServer:
         """
         from .drain import drain
 
-        fleets = [fleet for fleet in self.fleets if not (fleet.is_slow or fleet.has_left)]
+        fleets = [fleet for fleet in self.fleets if not fleet.is_slow]
         if not fleets:
             raise RuntimeError("drain() waits for the clients of fleets, slow ones aside, and this server has none")
         drain(fleets, timeout)

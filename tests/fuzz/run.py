@@ -27,6 +27,7 @@ INPUT_TIMEOUT_SECONDS = 10      # libFuzzer's own, for one input
 MAX_MEMORY_MIB = 1024
 # The corpus must reach so many times the code that an empty input does.
 LEAST_GROWTH = 3
+NOTHING_SEEN = "nothing of the code is seen; is it built with FASTBCAST_BUILD=fuzz?"
 
 
 class Said(NamedTuple):
@@ -73,7 +74,7 @@ def fuzz(target, *arguments):
 def find_emptiness(of_nothing, of_corpus):
     """Why a search has measured nothing, from what libFuzzer said of an empty input and of it; None if it has."""
     if not of_nothing or not of_nothing[0].coverage:
-        return "nothing of the code is seen; is it built with FASTBCAST_BUILD=fuzz?"
+        return NOTHING_SEEN
     begin = next((said for said in of_corpus if said.event == "INITED"), None)
     if begin is None or of_corpus[-1].inputs <= begin.inputs:
         return "no input was tried but those of the corpus"
@@ -82,15 +83,22 @@ def find_emptiness(of_nothing, of_corpus):
     return None
 
 
+def try_nothing(target):
+    """What libFuzzer says of an empty input."""
+    with tempfile.TemporaryDirectory() as empty:
+        return fuzz(target, "-runs=1", empty)
+
+
 def merge(target, found, corpus):
     if not any(found.iterdir()):
         sys.exit(f"{target}: nothing was found yet that could be merged: fuzz without --merge first")
+    if not any(said.coverage for said in try_nothing(target)):
+        sys.exit(f"{target}: {NOTHING_SEEN}")
     fuzz(target, "-merge=1", corpus, found)
 
 
 def search(target, found, corpus, seconds):
-    with tempfile.TemporaryDirectory() as empty:
-        of_nothing = fuzz(target, "-runs=1", empty)
+    of_nothing = try_nothing(target)
     of_corpus = fuzz(target, f"-max_total_time={seconds}", found, corpus)
     if emptiness := find_emptiness(of_nothing, of_corpus):
         sys.exit(f"{target}: nothing was measured: {emptiness}")

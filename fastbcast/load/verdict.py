@@ -72,10 +72,12 @@ def _why_nothing(result: Result) -> str | None:
     settings = result["settings"]
     if result["deliveries"] or settings["is_idle"]:
         return None
+    if result["messages_received"]:
+        return f"no message arrived in the measured time, {result['messages_received']:,} before or after it"
     question = "does the server send what a client says to all clients of its URL?"
     if settings["expect_prefix"] is not None:
         question = "does the server send anything by itself on this URL? (clients that need none: --idle)"
-    return f"no message arrived in the measured time: {question}"
+    return f"no message arrived: {question}"
 
 
 def _find_unmet(result: Result) -> list[str]:

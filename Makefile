@@ -24,6 +24,9 @@ NOT_COMPILED := benchmark cli cli_limits cli_tokens compliance compression_bench
     tokens urls
 COMPILED_TESTS := $(filter-out $(NOT_COMPILED:%=tests/test_%.py),$(wildcard tests/test_*.py))
 MODULES := $(subst /,.,$(patsubst %.pyx,%,$(wildcard fastbcast/*.pyx fastbcast/*/*.pyx)))
+ifeq ($(and $(MODULES),$(COMPILED_TESTS)),)
+$(error here is no fastbcast/*.pyx or no tests/test_*.py: make is for the folder of the repository)
+endif
 BUILD_REQUIRES := $(shell grep '^requires = ' pyproject.toml | grep -o '"[^"]*"')
 
 .DEFAULT_GOAL := help
@@ -93,7 +96,7 @@ define sanitized
 	ASAN_OPTIONS="$$log:detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=1" \
 	UBSAN_OPTIONS="$$log:print_stacktrace=1:halt_on_error=1" \
 	FASTBCAST_TEST_TIMEOUT_SCALE="$${FASTBCAST_TEST_TIMEOUT_SCALE:-3}" && \
-	status=0 && { $(1) || status=$$?; } && \
+	$(ASAN_BIN)/python "$(CURDIR)/.ci/check_sanitizers.py" . && status=0 && { $(1) || status=$$?; } && \
 	for report in "$(CURDIR)"/build/sanitize/report.*; do test ! -e "$$report" || { cat "$$report"; status=1; }; done && \
 	exit $$status
 endef

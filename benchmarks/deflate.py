@@ -46,8 +46,8 @@ from run import read_commit, run_generator
 from servers import HERE, PEERS, SUBJECT, find_node, require_module
 
 from fastbcast.load.machine import describe_machine
-from fastbcast.load.result import find_problems
 from fastbcast.load.target import Server, ServerUnavailable
+from fastbcast.load.verdict import find_problems
 
 Result = dict[str, Any]
 
@@ -132,7 +132,8 @@ def measure(row: Row, arguments: argparse.Namespace, folder: Path, cores: list[i
     }
     seconds = JOINERS_SECONDS if row.has_joiners else arguments.seconds
     start = path.read_text()[: len('{"type":"')]
-    load = ["--listen", "--deflate", "--expect-prefix", start, "--clients", row.clients, "--duration", seconds]
+    load = ["--listen", "--expect-prefix", start, "--clients", row.clients, "--duration", seconds]
+    load += ["--deflate"] if row.form != "plain" else []  # what is offered and not used is a problem
     load += ["--churn", 1] if row.has_joiners else []
     try:
         command = [*feed_command(row.server, row.form), *(str(part) for option in told.items() for part in option)]
@@ -301,6 +302,9 @@ def main() -> int:
             "rows": [vars(row) for row in rows],
         }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    if not any(row.results for row in rows):
+        print("deflate.py: nothing was measured: no row has a result", file=sys.stderr)
+        is_right = False
     return 0 if is_right else 1
 
 

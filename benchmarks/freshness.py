@@ -188,6 +188,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | str | None]:
                 in_flight.append(count_bytes_in_flight(reader))
         time.sleep(max(0.0, min(jobs.values()) - (time.monotonic() - start)))
     ages = sorted(reader.ages)
+    if not ages or not in_flight:
+        raise Failure("the slow reader has read no whole message: there is no age")
     middle_in_flight = statistics.median(in_flight)
     return {
         "seconds": arguments.seconds,

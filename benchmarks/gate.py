@@ -98,7 +98,16 @@ def count_figures(library: Path | None = None) -> Figures:
             raise NothingToCompare(f"{report['package']} was counted instead of the one in {library}")
         cuts = range(1, len(report["parts"]) + 1)
         totals = [read_total([profile.with_suffix(f".{number}")]) for number in cuts]
-    return subtract_sizes(report["parts"], totals)
+    return require_counts(subtract_sizes(report["parts"], totals))
+
+
+def require_counts(figures: Figures) -> Figures:
+    """The figures, if each was counted: no step takes no instructions, and that would be shorter than any limit."""
+    if not figures:
+        raise NothingToCompare("counted.py has counted no step")
+    if empty := [figure for figure, count in figures.items() if not count > 0]:
+        raise NothingToCompare(f"callgrind counted no instructions of {', '.join(empty)}")
+    return figures
 
 
 def count_base(revision: str) -> Figures:
@@ -161,8 +170,7 @@ def choose_before(revision: str | None, limits: Mapping[str, Any]) -> Figures:
         recorded: dict[str, str] = limits["toolchain"]
         others = [name for name in here if here[name] != recorded.get(name)]
         if not others:
-            figures: Figures = limits["figures"]
-            return figures
+            return require_counts(limits["figures"])
         print(f"{LIMITS.name} was recorded with other tools, so its figures do not count here:")
         for name in others:
             print(f"  {name}: {recorded.get(name)}; here {here[name]}")

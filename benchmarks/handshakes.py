@@ -208,6 +208,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | list[str]]:
         storm.run_batch(arguments.batch)
     count = len(storm.handshake_seconds)
     waits = sorted(storm.handshake_seconds)
+    if not count or not storm.cpu_ns:
+        raise Failure(f"nothing was measured: {count} handshakes, {storm.cpu_ns} ns of the server's processor time")
     share = storm.cpu_ns / 1e9 / storm.seconds
     notes = [f"INVALID as a limit of the server: it used {share:.0%} of its core"] if share < 0.95 else []
     return {

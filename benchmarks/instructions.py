@@ -88,6 +88,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.repeat < 1:
+        parser.error("--repeat is at least 1")
     if arguments.messages[0] >= arguments.messages[1]:
         parser.error("--messages: the second count is the larger one")
     return arguments
@@ -104,6 +106,8 @@ def main() -> int:
             totals = [
                 count_instructions(arguments.server, [*load, "--messages", str(count)]) for count in (few, many)
             ]
+            if totals[1] <= totals[0]:
+                sys.exit(f"nothing was counted: {many} messages took no more instructions than {few}: {totals}")
             per_delivery.append((totals[1] - totals[0]) / ((many - few) * arguments.clients))
             print(
                 f"{arguments.server}: {totals[0]:,} instructions for {few} messages, {totals[1]:,} for {many}:"

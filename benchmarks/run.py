@@ -12,7 +12,8 @@ What the load generator notes of a round (INVALID as a limit of the server, NOT 
 fastbcast/load/result.py) is below its row. Such rounds are marked, never left out.
 
 Exit status: 0; 1 if messages were missing, wrong or not delivered in time, memory grew beyond what
-fastbcast promises, or a server did not start; 2 usage. A slow figure is never a failure.
+fastbcast promises, a server did not start, or nothing was measured of a case; 2 usage. A slow figure is never a
+failure.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ from servers import (
 from fastbcast.load.command import parse_plan
 from fastbcast.load.crew import LoadFailed, run_load
 from fastbcast.load.machine import describe_machine
-from fastbcast.load.result import find_problems, make_result
+from fastbcast.load.result import make_result
 from fastbcast.load.target import Server, ServerUnavailable, pinned_to
+from fastbcast.load.verdict import find_problems
 
 if TYPE_CHECKING:
     from fastbcast.load._board import Board
@@ -113,7 +115,7 @@ def run_script(program: str, server: Server | None, options: list[str], core: in
         )
     except subprocess.TimeoutExpired:
         return {"problem": f"did not end within {LOAD_TIMEOUT_SECONDS} s"}
-    if not done.stdout.strip():
+    if done.returncode != 0 or not done.stdout.strip():
         lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
         return {"problem": lines[-1]}  # a traceback may be above it
     result: Result = json.loads(done.stdout)
@@ -157,9 +159,14 @@ def allowed_growth_bytes(case: Case, result: Result) -> int | None:
     return hard_cap_bytes + frame_bytes + stalled * (CURSOR_BYTES + frame_bytes)
 
 
-def is_out_of_bound(result: Result) -> bool:
-    allowed_mib = ALLOWED_GROWTH.read(result)
-    return allowed_mib is not None and (PEAK_GROWTH.read(result) or 0) > allowed_mib
+def judge_growth(result: Result) -> str | None:
+    """What is wrong with fastbcast's memory, in words. What was not measured has not been within its bound."""
+    grown_mib, allowed_mib = PEAK_GROWTH.read(result), ALLOWED_GROWTH.read(result)
+    if grown_mib is None or allowed_mib is None:
+        return "BOUND NOT MEASURED: " + ("memory is not known" if grown_mib is None else "the bound is not known")
+    if grown_mib > allowed_mib:
+        return f"OVER ITS BOUND: grew by {grown_mib:.1f} MiB, allowed {allowed_mib:.1f}"
+    return None
 
 
 def describe_notes(results: list[Result]) -> list[str]:
@@ -218,12 +225,12 @@ def run_case(case: Case, commands: dict[str, list[str]], rounds: int, cores: tup
                 row.notes.append(f"round {number}: WRONG: {result['missing']} connections lack messages")
                 is_complete &= not row.server.startswith(SUBJECT)
             row.results.append({**result, "round": number})
-            if case.has_bound and row.server.startswith(SUBJECT) and is_out_of_bound(result):
-                grown_mib, allowed_mib = PEAK_GROWTH.read(result), ALLOWED_GROWTH.read(result)
-                row.notes.append(
-                    f"round {number}: OVER ITS BOUND: grew by {grown_mib:.1f} MiB, allowed {allowed_mib:.1f}"
-                )
+            if case.has_bound and row.server.startswith(SUBJECT) and (fault := judge_growth(result)):
+                row.notes.append(f"round {number}: {fault}")
                 is_complete = False
+    if not any(row.results for row in rows):
+        print(f"{case.title}: nothing was measured: no server has a result", file=sys.stderr)
+        is_complete = False
     for row in rows:
         if case.is_about_speed:
             row.notes[:0] = describe_notes(row.results)
@@ -360,8 +367,8 @@ def main() -> int:
         document = {"scenario": arguments.scenario, "machine": machine, "cases": report}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     if not is_complete:
-        print("\nFAILED: messages missing, wrong or late, memory over its bound, or a server that did not start",
-              file=sys.stderr)
+        print("\nFAILED: messages missing, wrong or late, memory over its bound, a server that did not start,"
+              " or nothing measured", file=sys.stderr)
     return 0 if is_complete else 1
 
 

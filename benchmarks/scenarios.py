@@ -152,14 +152,14 @@ def memory(
 ) -> list[Case]:
     """Idle connections: resident bytes of the server for each (kernel memory is not in it)."""
     rss = Column("rss bytes/conn", rss_bytes_per_connection, 0, has_spread=True)
-    load = f"--clients {clients} --listen --duration {seconds:g}"
+    load = f"--clients {clients} --idle --duration {seconds:g}"
     return [Case(f"{clients:,} idle", load.split(), servers, servers[-1], (rss, HANDSHAKES), rss, is_about_speed=False)]
 
 
 def keepalive(clients: int = 15000, seconds: float = 60) -> list[Case]:
     """15,000 idle connections: what pinging them costs the server's core, by how long they may be silent."""
     share = Column("server CPU", figure("server", "cpu_share"), 4, has_spread=True)
-    load = f"--clients {clients} --listen --duration {seconds:g} {SPREAD_SOURCES}"
+    load = f"--clients {clients} --idle --duration {seconds:g} {SPREAD_SOURCES}"
     variants = tuple(
         Variant(title, server_options=("--ping-seconds", str(ping_seconds)))
         for title, ping_seconds in (("off", 0), ("25 s", 25), ("5 s", 5))

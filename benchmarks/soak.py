@@ -10,7 +10,8 @@ Procedure
 3. Ten times on the way nothing is connected: the server then collects garbage and says what it holds. A row each.
 4. Growth is what the last row has more than the one half way: an allocator keeps what the first half has touched.
    Descriptors, tasks, channels and subscriptions may not grow at all, objects and memory by as much as noise is. The
-   exit status is 1 if something has grown, or if the server wrote something to standard error, 2 if the time was up.
+   exit status is 1 if something has grown, if the server wrote something to standard error, if clients are left, or if
+   fewer than half of the connections became clients (then there was nothing to leak), 2 if the time was up.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ TOLERATED = {"descriptors": 0, "tasks": 0, "channels": 0, "subscriptions": 0, "o
 """What the last sample may have more than the one half way, beside memory."""
 TOLERATED_MIB = 2
 """The same of memory: 40 bytes for each of 50,000 connections."""
+LEAST_SHARE_OF_CLIENTS = 0.5
+"""Of the connections; the others end before their handshake, which four ways of fifteen do."""
 MIB = 2**20
 
 CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"
@@ -265,11 +268,12 @@ class Server:
             await self._process.wait()
 
     async def stop(self) -> str:
-        """End it; returns what it wrote to standard error."""
+        """End it; returns what it wrote to standard error, and its exit status if that is not 0."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         _, errors = await self._process.communicate()
-        return errors.decode()
+        status = f"exit status {self._process.returncode}" if self._process.returncode else ""
+        return " ".join(filter(None, (errors.decode(), status)))
 
 
 def find_growth(half_way: Sample, last: Sample, tolerated_rss_bytes: float) -> list[str]:
@@ -279,6 +283,17 @@ def find_growth(half_way: Sample, last: Sample, tolerated_rss_bytes: float) -> l
         for name, tolerated in (TOLERATED | {"rss_bytes": tolerated_rss_bytes}).items()
         if getattr(last, name) - getattr(half_way, name) > tolerated
     ]
+
+
+def find_idleness(last: Sample, connections: int) -> list[str]:
+    """Name what says that the server was not put to the test, or is still at it: no growth would mean nothing."""
+    faults = []
+    clients = sum(last.disconnects.values())
+    if clients < LEAST_SHARE_OF_CLIENTS * connections:
+        faults.append(f"only {clients:,} of {connections:,} connections became clients: nothing was measured")
+    if last.clients:
+        faults.append(f"{last.clients:,} clients are still there {PATIENCE_SECONDS} s after the last has left")
+    return faults
 
 
 async def start_and_soak(connections: int, loop_name: str, tolerated_mib: float) -> list[str]:
@@ -295,15 +310,16 @@ async def soak(server: Server, connections: int, tolerated_mib: float) -> list[s
     samples = [await server.ask()]
     print(HEADER, samples[0].row(0, 0.0), sep="\n", flush=True)
     begin = time.monotonic()
-    step = connections // SAMPLES
+    step = -(-connections // SAMPLES)
     for first in range(0, step * SAMPLES, step):
         await connect_and_end_many(server.port, range(first, first + step))
         samples.append(await server.settle(samples[0]))
         print(samples[-1].row(first + step, time.monotonic() - begin), flush=True)
     print("ended:", ", ".join(f"{count:,} {cause}" for cause, count in sorted(samples[-1].disconnects.items())))
     errors = await server.stop()
-    faults = find_growth(samples[SAMPLES // 2], samples[-1], tolerated_mib * MIB)
-    return faults + ([f"standard error {errors}"] if errors else [])
+    faults = find_idleness(samples[-1], step * SAMPLES)
+    faults += find_growth(samples[SAMPLES // 2], samples[-1], tolerated_mib * MIB)
+    return faults + ([f"the server's end: {errors}"] if errors else [])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -313,6 +329,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop", help="the server's event loop")
     parser.add_argument("--tolerated-mib", type=float, default=TOLERATED_MIB, help="growth that is none")
     options = parser.parse_args(arguments)
+    if options.connections < SAMPLES:
+        parser.error(f"--connections is at least {SAMPLES}, one for each sample")
     random.seed(0)
     try:
         soaking = start_and_soak(options.connections, options.loop, options.tolerated_mib)

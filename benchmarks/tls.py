@@ -67,8 +67,10 @@ class Client(asyncio.Protocol):
     def data_received(self, data):
         if self.is_open.done():
             self.receiver.receive(len(data))
-        else:
+        elif data.startswith(b"HTTP/1.1 101 "):
             self.is_open.set_result(None)
+        else:  # a client that is refused would wait for ever
+            self.is_open.set_exception(RuntimeError(f"the server answered {data[:60]!r}"))
 
 
 async def measure(options, port, process, tls):

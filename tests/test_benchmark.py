@@ -62,7 +62,7 @@ def test_healthy_clients_that_have_everything_are_a_hundred_percent(measure):
 
 
 def test_memory_of_a_connection_is_what_the_server_grew_by(measure):
-    row, is_complete = measure("--clients 100 --listen --duration 0.1")
+    row, is_complete = measure("--clients 100 --idle --duration 0.1")
     assert is_complete, row.notes       # nothing arrived, and nothing had to
     server = row.results[0]["server"]
     grown_bytes = server["rss_after_bytes"] - server["rss_start_bytes"]
@@ -81,6 +81,25 @@ def test_memory_over_the_bound_is_noted_and_a_failure(measure, monkeypatch):
     row, is_complete = measure("--clients 2 --messages 5", has_bound=True)
     assert not is_complete
     assert any("OVER ITS BOUND" in note for note in row.notes)
+
+
+@pytest.mark.parametrize(
+    ("figures", "fault"),
+    [
+        ({"server": None, "allowed_growth_bytes": 2**40}, "BOUND NOT MEASURED: memory is not known"),
+        ({"server": {"rss_before_bytes": 0, "rss_peak_bytes": MIB}, "allowed_growth_bytes": None},
+         "BOUND NOT MEASURED: the bound is not known"),
+        ({"server": {"rss_before_bytes": 0, "rss_peak_bytes": MIB}, "allowed_growth_bytes": MIB}, None),
+    ],
+)
+def test_a_bound_that_was_not_measured_is_not_kept(figures, fault):
+    assert run.judge_growth(figures) == fault
+
+
+def test_a_case_in_which_no_server_has_a_result_is_a_failure(capsys):
+    case = Case("tiny", [], ("bun", "ws"), "", scenarios.CLOSED_COLUMNS, may_peers_stop=True)
+    assert run.run_case(case, {}, 1, (0, 0)) == ([], False)
+    assert "tiny: nothing was measured" in capsys.readouterr().err
 
 
 def test_the_allowed_growth_is_the_bound_of_a_channel_and_of_each_stalled_client():

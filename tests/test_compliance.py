@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from compliance.expected import SERVER, expectation_of, find_faults, read_explanations
+from compliance.expected import (
+    SERVER,
+    expectation_of,
+    find_faults,
+    find_patterns_without_cases,
+    find_unused,
+    read_explanations,
+)
 
 ECHOED = {
     "id": "1.1.1", "behavior": "OK", "behaviorClose": "OK", "result": "", "resultClose": "",
@@ -81,6 +88,27 @@ def test_text_is_to_be_refused_where_python_says_that_it_is_not_utf8(payload, ca
 def test_a_case_is_explained_by_the_line_of_its_table():
     page = "Text.\n\n| case | result | why |\n|---|---|---|\n| 7.1.6 | INFORMATIONAL | the RFC leaves it open |\n"
     assert read_explanations(page) == EXPLAINED
+
+
+def test_a_pattern_that_no_case_is_of_is_found():
+    assert find_patterns_without_cases(["1.1.1", "5.9", "5.10"], ["1.*", "5.1?", "99.*"]) == ["99.*"]
+
+
+ONE_OF_EACH = [
+    "1.1.1", "2.5", "2.1", "3.1", "4.1.1", "5.1", "5.9", "5.18", "5.3", "6.6.2", "6.11.1", "6.3.1", "6.1.1", "7.1.1",
+    "7.3.2", "7.3.6", "7.3.1", "7.5.1", "7.7.1", "7.9.1", "9.1.1", "10.1.1", "12.1.1",
+]
+
+
+def test_what_is_written_down_of_cases_that_there_are_not_is_a_fault():
+    assert find_unused([*ONE_OF_EACH, "7.1.6"], EXPLAINED) == []
+    assert find_unused(ONE_OF_EACH, EXPLAINED) == ["docs/compliance.md: there is no case 7.1.6"]
+    assert find_unused(ONE_OF_EACH[:-1], {}) == ["expected.py: no case is one of 1[23].*"]
+
+
+def test_the_page_explains_cases():
+    page = Path(__file__).parent.parent / "docs/compliance.md"
+    assert {case for case, _ in read_explanations(page.read_text())} == {"7.1.6", "7.13.1", "7.13.2"}
 
 
 def test_who_has_no_python_27_is_told_how_to_get_it(tmp_path):

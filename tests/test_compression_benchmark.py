@@ -85,7 +85,7 @@ def test_a_server_that_publishes_nothing_is_no_result(monkeypatch, tmp_path):
     monkeypatch.setattr(deflate, "rate_of", lambda clients: 0.001)   # the second burst never comes
     cores = sorted(os.sched_getaffinity(0))
     problem = deflate.measure(row, arguments, tmp_path, cores)["problem"]
-    assert "published nothing" in problem or problem == "no message arrived"
+    assert "published nothing" in problem or problem.startswith("no message arrived")
 
 
 def test_what_a_server_has_not_delivered_is_what_it_is_behind():

@@ -49,10 +49,20 @@ def test_tables_of_three_pages_have_defaults():
 def test_options_of_the_command_are_there_and_have_the_defaults_that_are_given(page):
     options = {name: option for command in main.commands.values() for option in command.params
                for name in [*option.opts, *option.secondary_opts]}
-    text = page.read_text()
-    assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", text)) <= set(options)
-    for name, value in re.findall(r"`(--[a-z-]+)` \((\d+)\)", text):
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", page.read_text()))
+    assert named
+    assert named <= set(options)
+    for name, value in stated_values(page):
         assert options[name].default == float(value)
+
+
+def stated_values(page):
+    """(option, value) where a page gives a value of the command's options."""
+    return re.findall(r"`(--[a-z-]+)` \((\d+)\)", page.read_text())
+
+
+def test_a_page_gives_values_of_the_commands_options():
+    assert [page.name for page in OF_SERVE if stated_values(page)] == ["deploy.md"]
 
 
 @pytest.mark.parametrize("unit", sorted((ROOT / "examples" / "deploy").glob("*.service")), ids=lambda unit: unit.name)
@@ -113,5 +123,6 @@ def test_what_the_page_says_is_counted_is_what_is_counted_as_refused():
         name for row in read_rows("Before the 101") for group, name in row.counters if group == "refused"
     }
     text = (ROOT / "docs" / "handshakes.md").read_text()
+    assert named
     assert named <= counted
     assert all(f"`{name}`" in text for name in counted)

@@ -51,6 +51,40 @@ def test_a_cut_without_a_total_is_an_error():
         gate.subtract_sizes([None, ("encode", 600)], [5_000_000])
 
 
+@pytest.mark.parametrize("totals", [[0, 0], [500, 500], [700, 500]])
+def test_a_step_of_which_callgrind_counted_nothing_is_no_figure(totals):
+    figures = gate.subtract_sizes([("encode", 100), ("encode", 300)], totals)
+    with pytest.raises(gate.NothingToCompare, match="no instructions of encode"):
+        gate.require_counts(figures)
+
+
+def test_a_program_that_counted_no_step_is_no_figure():
+    with pytest.raises(gate.NothingToCompare, match="no step"):
+        gate.require_counts(gate.subtract_sizes([], []))
+
+
+def test_figures_of_which_nothing_was_counted_are_neither_green_nor_recorded(run_gate, capsys, monkeypatch):
+    empty = tuple(BEFORE)
+
+    def count_nothing():
+        return gate.require_counts(dict.fromkeys(empty, 0.0))
+
+    assert run_gate() == 0
+    recorded = run_gate.limits.read_text()
+    monkeypatch.setattr(gate, "count_figures", count_nothing)
+    for arguments in ([], ["--record"]):
+        assert gate.main(arguments) == 2
+        assert "callgrind counted no instructions of encode, append" in capsys.readouterr().err
+    assert run_gate.limits.read_text() == recorded
+
+
+@pytest.mark.parametrize("recorded", [{}, BEFORE | {"append": 0.0}, BEFORE | {"append": float("nan")}])
+def test_a_recording_of_nothing_is_nothing_to_compare_with(run_gate, recorded):
+    limits = json.loads(run_gate.limits.read_text())
+    run_gate.limits.write_text(json.dumps(limits | {"figures": recorded}))
+    assert run_gate(after=recorded) == 2
+
+
 def test_a_figure_within_its_allowance_passes(run_gate, capsys):
     assert run_gate(after={"encode": 944.9, "append": 100.0}) == 0
     assert "LONGER" not in capsys.readouterr().out

@@ -100,6 +100,31 @@ def test_numbers_of_clients_that_are_none_are_refused(clients):
     assert "Traceback" not in done.stderr
 
 
+def test_a_matrix_of_which_each_load_is_left_out_is_no_result():
+    done = subprocess.run(
+        [*BENCH, "--quick", "--clients", "100000000"], capture_output=True, text=True, timeout=seconds(30)
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "nothing was measured: each load of the matrix is left out" in done.stderr
+
+
+def test_a_table_that_cannot_be_printed_costs_no_file(tmp_path):
+    path = tmp_path / "bench.json"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*BENCH, "--quick", "--clients", "3", "--json", str(path)],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=seconds(100),
+        )
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "fastbcast: standard output: No space left on device"
+    assert json.loads(path.read_text())["rows"]
+
+
+def test_slow_clients_that_were_never_behind_are_a_mark():
+    row = Row(Cell(1, 1, 64, 0.1), FASTBCAST, [result(1.0, "the slow clients were never behind: their sockets")])
+    assert row.marks == "b"
+
+
 def test_without_a_compiler_there_is_no_floor(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(ServerUnavailable, match=r"no C compiler \(no-such-compiler\)"):

@@ -93,7 +93,7 @@ def test_guests_come_and_go_and_nobody_else_notices(load_json):
 
 
 def test_idle_clients_may_be_told_nothing(load_json):
-    result = load_json("--clients", "40", "--listen", "--duration", "0.1")
+    result = load_json("--clients", "40", "--idle", "--duration", "0.1")
     assert (result["deliveries"], result["handshakes"]["opened"]) == (0, 40)
     assert result["server"]["rss_start_bytes"] < result["server"]["rss_after_bytes"]
 
@@ -177,10 +177,10 @@ def test_every_message_of_fastbcasts_own_forms_is_inflated_and_right(serve_proce
     assert result["wire_share_of_plain"] < (0.45 if compression == "window" else 0.98)
 
 
-def test_a_server_that_does_not_compress_is_noted(load_json):
-    result = load_json("--clients", "3", "--deflate", "--messages", "5")
+def test_a_server_that_does_not_compress_is_a_problem_for_a_run_that_measures_it(load_json):
+    result = load_json("--clients", "3", "--deflate", "--messages", "5", status=1)
     assert result["wire_share_of_plain"] == 1.0
-    assert any(note.startswith("no message came compressed") for note in result["notes"])
+    assert result["problems"][0].startswith("--deflate was not measured: no message came compressed")
 
 
 def test_letters_that_are_compressed_are_noted(serve_process, tmp_path):
@@ -270,6 +270,9 @@ def test_a_requirement_that_is_not_met_is_the_exit_status(serve_process, require
         (["ws://127.0.0.1:1/", "--source-addresses", "nowhere"], 2, "is not like 127.0.0.2"),
         (["ws://127.0.0.1:1/", "--source-addresses", "203.0.113.7"], 3, "source address 203.0.113.7"),
         (["ws://127.0.0.1:1/", "--require", "speed>3"], 2, "is not a figure"),
+        (["ws://127.0.0.1:1/", "--require", "p99<5M"], 2, "'M' is not a unit of p99 (us, ms, s)"),
+        (["ws://127.0.0.1:1/", "--clients", "1", "--churn", "5"], 2, "--churn needs two clients that are not slow"),
+        (["ws://127.0.0.1:1/", "--idle", "--expect-prefix", "a"], 2, "--idle expects no message"),
         (["ws://127.0.0.1:1/", "--header", "no colon"], 2, "is not like"),
         (["ws://127.0.0.1:1/", "--cores", "a"], 2, "is not like 1 or 1,2"),
         (["ws://127.0.0.1:1/", "--clients", "1000000"], 3, "open files"),
@@ -362,14 +365,34 @@ def test_a_channel_has_its_path(url, channels, path):
 )
 def test_requirements_have_units(text, value, holds):
     result = {"delivery_ms": {"p99": value, "p99.9": value, "max": value}}
-    assert (parse_requirement(text).check(result) is None) == holds
+    assert parse_requirement(text).check(result)["is_met"] == holds
 
 
-def test_a_figure_that_is_not_there_meets_no_requirement():
-    assert "no such figure" in parse_requirement("server_cpu_share<1").check({"server": None})
+@pytest.mark.parametrize(
+    ("text", "result", "found"),
+    [
+        ("p50<1s", {"delivery_ms": {"p50": 0.25}}, "it is 250 µs"),
+        ("server_cpu_share<90%", {"server": {"cpu_share": 0.5}}, "it is 50 %"),
+        ("server_rss_peak_bytes<1M", {"server": {"rss_peak_bytes": 2e6}}, "it is 2 MB"),
+        ("deliveries_per_second>1k", {"deliveries_per_second": 1234.0}, "it is 1,234 /s"),
+        ("server_cpu_us_per_delivery<2us", {"server": {"cpu_us_per_delivery": 1.5}}, "it is 1.5 µs"),
+        ("missing=0", {"missing": 3}, "it is 3"),
+    ],
+)
+def test_what_a_requirement_has_found_is_written_with_its_unit(text, result, found):
+    assert parse_requirement(text).check(result)["found"] == found
 
 
-@pytest.mark.parametrize("text", ["", "p99", "p99<", "p99<abc", "p99<1.2.3ms", "missing==0", "p99<1h"])
+def test_a_figure_that_was_not_measured_meets_no_requirement():
+    judged = parse_requirement("server_cpu_share<1").check({"server": None})
+    assert not judged["is_met"]
+    assert judged["found"] == "it could not be measured (see --server-pid)"
+    assert not parse_requirement("corrupt=0").check({"corrupt": None})["is_met"]
+
+
+@pytest.mark.parametrize("text", [
+    "", "p99", "p99<", "p99<abc", "p99<1.2.3ms", "missing==0", "p99<1h", "p99<5M", "missing<1ms", "server_cpu_share<1s",
+])
 def test_a_requirement_that_is_not_one_is_refused(text):
     with pytest.raises(BadRequirement):
         parse_requirement(text)

@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_written_is_said_before_the_run(tmp_path, option):
 
 def test_a_terminal_that_has_no_signs_gets_others(quick):
     done = run_load(*quick, status=0, stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert "? no message missing" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("? ")
 
 
 # What is no number.

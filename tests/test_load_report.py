@@ -151,6 +151,18 @@ def test_what_went_wrong_comes_first(result, open_report):
     expect_row(page, "Connections", "Close 4321", "1")
 
 
+def test_what_was_required_is_shown_whether_it_is_met_or_not(result, open_report):
+    result["requirements"] = [
+        {"text": "p99<50ms", "is_met": True, "found": "it is 12.3 ms"},
+        {"text": "server_cpu_share<1", "is_met": False, "found": "it could not be measured"},
+    ]
+    page = open_report(result)
+    expect(page.locator("#verdict")).to_have_text("Something went wrong")
+    expect(page.locator(".verdict li")).to_have_text(
+        ["not met: server_cpu_share<1: it could not be measured", "met: p99<50ms: it is 12.3 ms"]
+    )
+
+
 def test_figures_that_are_not_valid_are_no_success(result, open_report):
     result["notes"] = ["INVALID: this measured the clients"]
     page = open_report(result)
@@ -179,11 +191,14 @@ def test_a_run_without_messages_says_so(result, open_report):
     result |= {"seconds": 0.0, "published": 0, "deliveries": 0, "wire_bytes": 0, "server": None, "timeline": []}
     result["distribution"] = {"delivery": [], "completion": []}
     result["handshakes"]["per_second"] = None
-    result["late"] = {"count": 0, "worst_ms": None, "median_ms": None}
+    result |= dict.fromkeys(("missing", "doubled", "reordered", "corrupt", "skipped"))
+    result["late"] = dict.fromkeys(("count", "worst_ms", "median_ms"))
     result["client"] |= dict.fromkeys(("cpu_share", "cpu_us_per_delivery", "frames_per_cpu_second", "frames_per_read"))
     result["kernel"] = dict.fromkeys(result["kernel"])
     page = open_report(result)
-    expect(page.locator("#verdict")).to_have_text("Nothing was measured: no message arrived in the measured time")
+    expect(page.locator("#verdict")).to_have_text("No verdict: nothing was measured")
+    for name in ("Missing", "Doubled", "Reordered", "Corrupt"):
+        expect_row(page, "Messages", name, "not measured")
     for name in ("Deliveries", "Delivery p50", "Delivery p99", "Delivery, slowest"):
         expect_tile(page, name, "not measured")
     expect_tile(page, "Server", "not measured of one processor")
@@ -195,9 +210,13 @@ def test_a_run_without_messages_says_so(result, open_report):
 def test_what_a_listener_cannot_know_is_not_called_zero(result, open_report):
     result["settings"]["expect_prefix"] = "BTC"
     result |= {"published": 0, "delivery_ms": {"count": 0}, "distribution": {"delivery": [], "completion": []}}
+    result |= dict.fromkeys(("missing", "doubled", "reordered", "skipped"))
     result["timeline"] = [make_interval(0, p50_ms=None, p99_ms=None)]
     page = open_report(result)
-    expect(page.locator("#verdict")).to_contain_text("Nothing wrong was seen")
+    expect(page.locator("#verdict")).to_have_text(
+        "Nothing wrong was seen: no message was corrupt, no connection was lost. Not known: what is missing, doubled or"
+        " reordered"
+    )
     expect(page.get_by_text("each message had to begin with 'BTC'")).to_be_visible()
     expect_tile(page, "Missing", "not measured")
     for name in ("Missing", "Doubled", "Reordered", "Published"):

@@ -45,6 +45,24 @@ def test_noise_is_no_growth():
     assert soak.find_growth(IDLE, noisy, tolerated_rss_bytes=2 * soak.MIB) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_server_to_which_nobody_got_through_was_not_measured(monkeypatch, capsys):
+    monkeypatch.setattr(soak, "ENDS", [soak.nothing_sent, soak.half_a_handshake])
+    assert soak.main(["--connections", "100", "--seconds", str(seconds(60))]) == 1
+    assert "FAULT: only 0 of 100 connections became clients: nothing was measured" in capsys.readouterr().out
+
+
+def test_clients_that_are_still_there_are_a_fault():
+    (fault,) = soak.find_idleness(replace(IDLE, clients=2, disconnects={"client": 80}), 100)
+    assert fault.startswith("2 clients are still there")
+    assert soak.find_idleness(replace(IDLE, disconnects={"client": 30, "connection_lost": 20}), 100) == []
+
+
+def test_fewer_connections_than_samples_are_refused():
+    with pytest.raises(SystemExit, match="2"):
+        soak.main(["--connections", "9"])
+
+
 def test_what_is_not_done_in_time_has_a_status_of_its_own(capsys):
     assert soak.main(["--connections", "100000", "--seconds", "2"]) == 2
     assert "not done" in capsys.readouterr().err

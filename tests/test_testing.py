@@ -158,6 +158,16 @@ def test_drain_does_not_wait_for_what_is_published_after_it_began(broadcast_serv
     assert min(clients.counts) > 0
 
 
+def test_a_drain_that_would_wait_for_nobody_is_an_error(broadcast_server, fleet, slow_client):
+    slow_client("stall")
+    with pytest.raises(RuntimeError, match="this server has none"):
+        broadcast_server.drain()
+    clients = fleet(2)
+    broadcast_server.publish("default", "x")
+    broadcast_server.drain()
+    assert clients.counts == [1, 1]
+
+
 @pytest.mark.broadcast_server(relay=True)
 def test_drain_waits_for_what_clients_have_said(broadcast_server, fleet):
     talkers, listeners = fleet(20), fleet(20)

@@ -15,7 +15,8 @@
              _board.pyx     what the processes share: counts, histograms, how far each has come
              _audience.pyx  another kind of crowd: what clients got is kept, for fastbcast.testing
       -> timeline.py        the run as time passes
-      -> result.py          the figures, and what makes them invalid; require.py judges them
+      -> result.py          the figures, and what makes them invalid
+      -> verdict.py         what was wrong, what was right, and what nobody can know; require.py: what has to hold
            machine.py, endpoints.py     what the kernel knows
       -> table.py, progress.py              the figures, on a terminal
          report.py -> history.py, chart.py  the figures, in a browser; units.py writes them

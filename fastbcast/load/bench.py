@@ -28,8 +28,9 @@ from typing import Any
 from .crew import SPARE_FILES, LoadFailed, run_load
 from .plan import Plan, parse_slow
 from .progress import Progress
-from .result import Result, find_problems, make_result
+from .result import Result, make_result
 from .target import Server, ServerUnavailable, floor_command
+from .verdict import find_problems
 
 __all__ = ["FULL", "QUICK", "Cell", "Matrix", "Row", "measure_matrix"]
 
@@ -100,6 +101,7 @@ QUICK = Matrix((100, 1000), (1, 64), (64, 1 * KIB), (0.0,), 0.5, compressions=("
 MARKS = {
     "c": ("INVALID: the clients", "the clients were the limit"),
     "s": ("INVALID as a limit", "the server used less than 95 % of its processor: deliveries/s are not its limit"),
+    "b": ("the slow clients were never behind", "the slow clients' sockets took everything: slow they were for nobody"),
     "w": ("the clients waited", "the clients waited for their processor: latency is partly theirs"),
 }
 """The marks of a row: how the note begins that each is for, and what is to be known."""

@@ -97,7 +97,8 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
     basic Authorization, unless there is a token or a --header of that name.
 
     Exit status: 0; 1 if messages were missing, doubled, reordered or corrupt, connections refused or lost, a client
-    late, or a --require not met; 2 usage; 3 no result.
+    late, or a --require not met, and if nothing was measured: no message came, no client of --churn left, nothing of
+    --deflate was compressed; 2 usage; 3 no result.
 """)
 @url_argument
 @click.option("--clients", type=click.IntRange(1), default=100, show_default=True, help="Subscribers.")
@@ -132,6 +133,8 @@ def _cores(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--source-addresses", callback=_parsed("parse_sources"), metavar="LIST",
               help="Connect from these in turn: 127.0.0.2,127.0.0.3 or 127.0.0.1-8. One has some 28,000 ports.")
 @click.option("--listen", is_flag=True, help="Publish nothing: count what the server sends by itself.")
+@click.option("--idle", "is_idle", is_flag=True,
+              help="Publish nothing and expect nothing: only hold the connections open.")
 @click.option("--expect-prefix", metavar="TEXT", help="... and check that each message begins with this.")
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'",
               callback=_parsed("parse_header"),
@@ -159,8 +162,9 @@ def load_command(
     from .crew import LoadFailed, run_load
     from .progress import Progress
     from .report import render_report
-    from .result import find_problems, make_result
+    from .result import make_result
     from .table import print_result
+    from .verdict import find_problems, judge
 
     try:
         plan = _make_plan(**options)
@@ -172,9 +176,10 @@ def load_command(
             result = make_result(run_load(plan, progress.show))
     except LoadFailed as error:
         fail(str(error), EXIT_NO_RESULT)
-    result["unmet"] = [problem for requirement in requirements if (problem := requirement.check(result))]
+    result["requirements"] = [requirement.check(result) for requirement in requirements]
+    result |= {"problems": find_problems(result), "verdict": vars(judge(result))}
     contents = {json_path: lambda: json.dumps(result, indent=1) + "\n", html_path: lambda: render_report(result)}
-    _hand_out(contents, lambda: print_result(result), EXIT_WRONG if find_problems(result) else 0)
+    _hand_out(contents, lambda: print_result(result), EXIT_WRONG if result["problems"] else 0)
 
 
 def parse_plan(arguments: list[str]) -> Plan:
@@ -186,7 +191,9 @@ def parse_plan(arguments: list[str]) -> Plan:
 def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **options: Any) -> Plan:
     from .plan import Plan
 
-    if listen or expect_prefix is not None:
+    if options["is_idle"] and expect_prefix is not None:
+        raise ValueError("--idle expects no message, --expect-prefix does")
+    if listen or options["is_idle"] or expect_prefix is not None:
         options["expect_prefix"] = os.fsencode(expect_prefix or "")
     options["publishers"] = options["publishers"] or 0
     options["payload"] = options["payload"] or ""
@@ -234,6 +241,8 @@ def bench_command(quick: bool, rounds: int | None, clients: str | None, json_pat
         rows = measure_matrix(matrix, rounds, is_quiet=quiet)
     except ServerUnavailable as unavailable:
         fail(str(unavailable), EXIT_NO_RESULT)
+    if not rows:
+        fail("nothing was measured: each load of the matrix is left out, see above", EXIT_NO_RESULT)
 
     def make_json() -> str:
         document = {"machine": describe_machine(), "rows": [{**vars(row), "cell": vars(row.cell)} for row in rows]}

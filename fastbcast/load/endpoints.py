@@ -30,10 +30,12 @@ _MAPPED = "".join(f"{word:08X}" for word in memoryview(bytes(10) + b"\xff\xff").
 @dataclass
 class SlowEnds:
     is_known: bool = True
-    """False: the server is on another machine, and nobody here knows open, lingering, gone and what is unread."""
+    """False: the server is on another machine: open, lingering, gone, behind and what is unread are not known here."""
     open: int = 0
     lingering: int = 0
     gone: int = 0
+    behind: int = 0
+    """Those for which the kernel holds something at the server's end: their own end is full."""
     unread_bytes: int = 0
     """What the kernel holds of the streams to them, at both ends."""
     closes_seen: int = 0
@@ -75,6 +77,7 @@ def look_at_slow_ends(descriptors: Iterable[int]) -> SlowEnds:
     ends.open += is_open.count(True)
     ends.lingering += is_open.count(False)
     ends.gone += len(own_ends) - len(server_ends)
+    ends.behind += sum(bool(unsent) for _, unsent in server_ends.values())
     ends.unread_bytes += sum(unread_bytes.values()) + sum(unsent for _, unsent in server_ends.values())
     return ends
 

@@ -93,6 +93,8 @@ class Plan:
     token: str | None = field(default=None, repr=False)
     expect_prefix: bytes | None = None
     """Nothing is published: count what the server sends by itself, and check that each message begins so."""
+    is_idle: bool = False
+    """With `expect_prefix`: no message is expected, only that connections stay open."""
     stall_seconds: float = 5.0
     """What is under way is given up when nothing has moved for so long."""
     settle_seconds: float = 0.0
@@ -129,6 +131,7 @@ class Plan:
             f"--rate must be at most {MAX_RATE:,}": self.rate <= MAX_RATE,
             "--rate, --connect-rate and --churn are not negative":
                 min(self.rate, self.connect_rate, self.churn_per_second) >= 0,
+            "--churn needs two clients that are not slow": not self.churn_per_second or self.guests > 0,
             "each channel needs a client that reads all it can, for the whole run": len(self.steady()) >= self.channels,
         }
         for problem, is_right in checks.items():

@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from picows import WSCloseCode
 
 from .history import MOST_POINTS, draw_latency, draw_timeline, find_phases
-from .result import WRONG_COUNTS, Result, find_problems
+from .result import WRONG_COUNTS, Result
 from .units import NOT_MEASURED, write_bytes, write_milliseconds, write_number, write_share
+from .verdict import find_problems, judge
 
 __all__ = ["render_report"]
 
@@ -37,13 +38,6 @@ class Figure:
     is_bad: bool = False
 
 
-@dataclass(frozen=True)
-class Verdict:
-    kind: str
-    """good, doubtful or bad."""
-    text: str
-
-
 def render_report(result: Result) -> str:
     """The page, from what result.make_result gives, or what `--json` wrote."""
     environment = Environment(
@@ -53,12 +47,11 @@ def render_report(result: Result) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    problems = find_problems(result)
     return environment.get_template("report.html.jinja").render(
         result=result,
         ended=f"{datetime.fromisoformat(result['ended']):%Y-%m-%d %H:%M:%S %Z}",
-        verdict=_judge(result, problems),
-        problems=problems,
+        verdict=judge(result),
+        problems=find_problems(result),
         tiles=_choose_tiles(result),
         how=_describe_judging(result),
         latency_chart=draw_latency(result),
@@ -74,18 +67,6 @@ def render_report(result: Result) -> str:
 
 def _is_listening(result: Result) -> bool:
     return result["settings"]["expect_prefix"] is not None
-
-
-def _judge(result: Result, problems: list[str]) -> Verdict:
-    if len(problems) > (not result["seconds"]):  # that nothing was measured is one, too
-        return Verdict("bad", "Something went wrong")
-    if not result["deliveries"]:
-        return Verdict("doubtful", "Nothing was measured: no message arrived in the measured time")
-    if any(note.startswith("INVALID") for note in result["notes"]):
-        return Verdict("doubtful", "The messages were right, but the figures are not valid")
-    if _is_listening(result):
-        return Verdict("good", "Nothing wrong was seen: no message was corrupt, no connection was lost")
-    return Verdict("good", "No message was missing, doubled, reordered or corrupt")
 
 
 def _choose_tiles(result: Result) -> list[Figure]:
@@ -110,19 +91,20 @@ def _choose_tiles(result: Result) -> list[Figure]:
 
 
 def _count_wrong(result: Result, name: str, hint: str = "") -> Figure:
-    """Of what the server publishes by itself nobody knows what should have come."""
-    is_known = name == "corrupt" or not _is_listening(result)
-    return Figure(
-        name.capitalize(), write_number(result[name] if is_known else None), hint, is_known and result[name] > 0
-    )
+    return Figure(name.capitalize(), write_number(result[name]), hint, bool(result[name]))
 
 
 def _describe_judging(result: Result) -> list[str]:
     settings = result["settings"]
+    if settings["is_idle"]:
+        return ["Nothing was published and nothing expected: connections had to stay open; messages were not judged."]
     if _is_listening(result):
+        begin = f"each message had to begin with {settings['expect_prefix']!r}" if settings["expect_prefix"] else (
+            "nothing was said of how a message begins (--expect-prefix)"
+        )
         return [
-            "The run only listened: the server published by itself, and each message had to begin with"
-            f" {settings['expect_prefix']!r}. Latency and missing messages cannot be known."
+            f"The run only listened: the server was to publish by itself, and {begin}. Latency and missing messages"
+            " cannot be known."
         ]
     if settings["rate"]:
         how = (
@@ -184,7 +166,7 @@ def _make_tables(result: Result) -> list[tuple[str, list[Figure]]]:
             *(Figure(f"Close {code}", write_number(count), _name_close(code))
               for code, count in result["closes"].items()),
             Figure("Late clients", write_number(late["count"]), "everything came, but later than to the others",
-                   late["count"] > 0),
+                   bool(late["count"])),
             Figure("Median client", write_milliseconds(late["median_ms"]), "its mean latency"),
             Figure("Worst client", write_milliseconds(late["worst_ms"]), "its mean latency"),
         ]),
@@ -213,6 +195,7 @@ def _make_tables(result: Result) -> list[tuple[str, list[Figure]]]:
                 Figure("Open", write_number(slow["open"]), "still clients of the server at the end"),
                 Figure("Lingering", write_number(slow["lingering"]), "closed; the kernel keeps what was not taken"),
                 Figure("Gone", write_number(slow["gone"])),
+                Figure("Behind", write_number(slow["behind"]), "the server's end holds what their own has no room for"),
                 Figure("Knew of it", write_number(slow["closes_seen"]), "without reading"),
                 *(Figure(f"Close {code}", write_number(count), _name_close(code))
                   for code, count in slow["closes"].items()),

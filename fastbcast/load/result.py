@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,7 +19,7 @@ from .machine import describe_machine
 from .plan import Plan
 from .timeline import make_histogram
 
-__all__ = ["WRONG_COUNTS", "Result", "find_problems", "make_result"]
+__all__ = ["WRONG_COUNTS", "Result", "make_result"]
 
 Result = dict[str, Any]
 
@@ -35,7 +36,7 @@ LATE_FACTOR = 5.0
 LATE_LEAST_MS = 5.0
 """A client is late if its mean latency is so many times the median client's, and so much more."""
 WRONG_COUNTS = ("missing", "doubled", "reordered", "corrupt")
-UNKNOWN_WHEN_LISTENING = ("missing", "doubled", "reordered", "skipped")
+_UNKNOWN_WHEN_LISTENING = ("missing", "doubled", "reordered", "skipped")
 
 
 def make_result(run: Run) -> Result:
@@ -71,11 +72,11 @@ def make_result(run: Run) -> Result:
         "messages_compressed": counts["compressed"],
         "wire_share_of_plain": _divide(counts["wire_bytes"], counts["plain_bytes"]),
         **{f"{name}_ms": _describe_times(histogram) for name, histogram in histograms.items()},
-        **{name: None if plan.is_listening and name in UNKNOWN_WHEN_LISTENING else counts[name]
-           for name in (*WRONG_COUNTS, "skipped", "lost")},
+        **{name: _know(plan, counts, name) for name in (*WRONG_COUNTS, "skipped")},
+        "lost": counts["lost"],
         "closes": {str(code): count for code, count in sorted(_sum_by_key(part.closes for part in parts).items())},
         "stopped": first.has_stopped,
-        "unmet": [],
+        "requirements": [],
         "late": _find_late(run),
         "client": {
             "processes": plan.processes,
@@ -104,31 +105,16 @@ def make_result(run: Run) -> Result:
     return result
 
 
-def find_problems(result: Result) -> list[str]:
-    """What was wrong with the messages or connections, and what was required and is not so, in words."""
-    problems = [f"{result[name]:,} messages {name}" for name in WRONG_COUNTS if result[name]]
-    if result["lost"]:
-        codes = ", ".join(f"{code}: {count:,}" for code, count in result["closes"].items())
-        problems.append(f"{result['lost']:,} connections ended by the server ({codes})")
-    if result["handshakes"]["refused"]:
-        why = next(iter(result["handshakes"]["problems"]), "")
-        problems.append(f"{result['handshakes']['refused']:,} handshakes refused ({why})")
-    if result["late"]["count"]:
-        late = result["late"]
-        problems.append(
-            f"{late['count']:,} clients late: the worst by {late['worst_ms']:.1f} ms on average, the median client"
-            f" by {late['median_ms']:.1f}"
-        )
-    if not result["seconds"]:
-        problems.insert(0, "nothing was measured: it was interrupted before")
-    elif not result["deliveries"]:
-        if result["settings"]["expect_prefix"] is None:
-            problems.insert(0, "no message arrived: does the server send what a client says to all clients of its URL?")
-        elif result["settings"]["expect_prefix"]:  # with --listen alone there may be none: idle clients
-            problems.insert(0, "no message arrived")
-    elif result["stopped"]:
-        problems.insert(0, "nothing arrived any more, and the rest was not waited for")
-    return problems + [f"not met: {unmet}" for unmet in result["unmet"]]
+def _know(plan: Plan, counts: dict[str, int], name: str) -> int | None:
+    """How many messages were so; None if nobody can know, which is not the same as 0."""
+    if counts[name]:
+        return counts[name]
+    if name == "skipped":  # only those of slow clients are
+        return None if plan.is_listening or not plan.slow_clients else 0
+    if not counts["measured"] or (plan.is_listening and name in _UNKNOWN_WHEN_LISTENING):
+        return None
+    # A message that the server makes has only its beginning to be recognized by.
+    return None if name == "corrupt" and (plan.is_idle or plan.expect_prefix == b"") else 0
 
 
 def _describe_plan(plan: Plan) -> dict[str, Any]:
@@ -179,10 +165,10 @@ def _describe_distribution(histogram: HdrHistogram) -> list[list[float]]:
 
 
 def _find_late(run: Run) -> dict[str, Any]:
-    """Clients that get everything, but later than the others."""
+    """Clients that get everything, but later than the others. Of one client alone, or of no latency, nobody knows."""
     means = [mean_ns / 1e6 for part in run.parts for _, mean_ns in part.lateness]
     if len(means) < 2:
-        return {"count": 0, "worst_ms": None, "median_ms": None}
+        return {"count": None, "worst_ms": None, "median_ms": None}
     median = statistics.median(means)
     late = [mean for mean in means if mean > LATE_FACTOR * median and mean > median + LATE_LEAST_MS]
     return {"count": len(late), "worst_ms": max(means), "median_ms": median}
@@ -217,7 +203,7 @@ def _describe_slow(run: Run) -> dict[str, Any]:
     by_code = {str(code): count for code, count in sorted(closes.items())}
     described = {"count": run.plan.slow_clients, **asdict(ends), "closes": by_code}
     if not ends.is_known:
-        described |= dict.fromkeys(("open", "lingering", "gone", "unread_bytes"))
+        described |= dict.fromkeys(("open", "lingering", "gone", "behind", "unread_bytes"))
     return described
 
 
@@ -256,10 +242,15 @@ def _find_notes(run: Run, result: Result) -> list[str]:
             "NOT COMPARABLE: judged by the first subscriber, others were further behind than --in-flight;"
             " compare with --judge all only"
         )
-    if plan.has_deflate and result["messages_received"] and not result["messages_compressed"]:
-        notes.append("no message came compressed: the server has no permessage-deflate, or did not use it")
     if plan.has_deflate and plan.payload == "letters" and not plan.is_listening:
         notes.append("all messages are nearly the same (--payload letters): no real feed is compressed so well")
+    slow = result["slow_clients"]
+    never_behind = slow["behind"] == 0 and not (slow["lingering"] or slow["gone"] or result["skipped"])
+    if plan.slow and all(math.isinf(one.every_seconds) for one in plan.slow) and never_behind:
+        notes.append(
+            "the slow clients were never behind: their sockets took all there was, so nothing is known of how the"
+            " server treats them (a longer run, or larger messages)"
+        )
     if run.was_interrupted:
         notes.append("interrupted: the figures are of what was published by then")
     return notes

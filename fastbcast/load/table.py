@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .bench import FASTBCAST, MARKS, Row, describe_bytes, ratios
-from .result import WRONG_COUNTS, Result, find_problems
+from .result import WRONG_COUNTS, Result
+from .verdict import find_problems, judge
 
 __all__ = ["make_bench_table", "print_bench", "print_result"]
 
@@ -28,16 +29,23 @@ def print_result(result: Result) -> None:
     console.print(_figures(result))
     if result["delivery_ms"]["count"]:
         console.print(_times(result))
-    for problem in find_problems(result):
+    problems = find_problems(result)
+    for problem in problems:
         console.print(Text(f"✗ {problem}", style="bold red"))
     for note in result["notes"]:
         console.print(Text(f"! {note}", style="yellow"))
-    if not find_problems(result):
-        console.print(Text("✓ no message missing, doubled, reordered or corrupt; no connection lost", style="green"))
+    for requirement in result["requirements"]:
+        if requirement["is_met"]:
+            console.print(Text(f"✓ required {requirement['text']}: {requirement['found']}", style="green"))
+    sign, style = ("✗", "bold red") if problems else ("✓", "green")
+    console.print(Text(f"{sign} {judge(result).text}", style=style))
 
 
 def _number(value: float | None, unit: str = "", decimals: int = 0) -> str:
-    return "not known" if value is None else f"{value:,.{decimals}f}{unit}"
+    """A figure with its unit; of one that is not known the unit says what it would be, if it is more than a word."""
+    if value is None:
+        return f"not known ({unit.strip()})" if " " in unit.strip() else "not known"
+    return f"{value:,.{decimals}f}{unit}"
 
 
 def _mib(value: int | None) -> float | None:
@@ -46,7 +54,7 @@ def _mib(value: int | None) -> float | None:
 
 def _how(settings: dict[str, Any]) -> str:
     if settings["expect_prefix"] is not None:
-        return "only listening"
+        return "idle" if settings["is_idle"] else "only listening"
     if settings["rate"]:
         return f"{settings['rate']:,g} messages/s, latency from the intended time"
     judge = "all subscribers have" if settings["judge"] == "all" else "the first subscriber has"
@@ -116,7 +124,8 @@ def _figures(result: Result) -> Table:
         f"{_number(handshakes['per_second'], '/s')}, p99 {_number(result['handshake_ms'].get('p99'), ' ms', 1)}"
         f", {handshakes['opened']:,} opened, {handshakes['refused']:,} refused",
     )
-    table.add_row("published", f"{result['published']:,} messages; measured for {result['seconds']:,.2f} s")
+    published = "nothing" if settings["expect_prefix"] is not None else f"{result['published']:,} messages"
+    table.add_row("published", f"{published}; measured for {result['seconds']:,.2f} s")
     table.add_row(
         "deliveries",
         f"{_number(result['deliveries_per_second'], '/s')}, {_number(result['payload_mb_per_second'], ' MB/s', 1)}"
@@ -129,7 +138,10 @@ def _figures(result: Result) -> Table:
             f"{result['messages_compressed']:,} of {result['messages_received']:,} messages;"
             f" {_number(share and 100 * share, ' %', 1)} of the bytes that all take plain",
         )
-    table.add_row("wrong", ", ".join(f"{_number(result[name])} {name}" for name in WRONG_COUNTS))
+    known = [f"{result[name]:,} {name}" for name in WRONG_COUNTS if result[name] is not None]
+    unknown = [name for name in WRONG_COUNTS if result[name] is None]
+    wrong = [", ".join(known)] if known else []
+    table.add_row("wrong", "; ".join([*wrong, f"not known: {', '.join(unknown)}"] if unknown else wrong))
     if result["slow_clients"]["count"]:
         slow = result["slow_clients"]
         table.add_row(
@@ -138,7 +150,7 @@ def _figures(result: Result) -> Table:
             f" {_number(slow['gone'])} gone,"
             f" {_number(result['skipped'])} messages skipped, {_number(_mib(slow['unread_bytes']), ' MiB', 1)} unread",
         )
-    if handshakes["churned"]:
+    if settings["churn_per_second"]:
         table.add_row("churn", f"{handshakes['churned']:,} clients came and went")
     if server is not None:
         table.add_row(
@@ -164,7 +176,7 @@ def _times(result: Result) -> Table:
     for point in _POINTS:
         table.add_column(point, justify="right")
     rows = {"delivery": "one subscriber has it", "completion": "the last one has it",
-            "slow_delivery": "a slow one has it", "churn_handshake": "who comes meanwhile has its 101"}
+            "slow_delivery": "a slow one has it", "churn_handshake": "a client that comes meanwhile has its 101"}
     for name, title in rows.items():
         times = result[f"{name}_ms"]
         if times["count"]:

@@ -147,10 +147,16 @@ class BroadcastServer:
             raise TimeoutError(f"{function!r} has not returned within {seconds:g} s on the server's thread") from None
 
     def drain(self, timeout: float = DRAIN_SECONDS) -> None:
-        """Return when all clients of all fleets here have read all that was published so far; see Fleet.drain."""
+        """Return when all clients of all fleets here have read all that was published so far; see Fleet.drain.
+
+        RuntimeError if there is nobody to wait for: other clients than those of fleets are not known here.
+        """
         from .drain import drain
 
-        drain([fleet for fleet in self.fleets if not fleet.is_slow], timeout)
+        fleets = [fleet for fleet in self.fleets if not fleet.is_slow]
+        if not fleets:
+            raise RuntimeError("drain() waits for the clients of fleets, slow ones aside, and this server has none")
+        drain(fleets, timeout)
 
     # The server's thread.
 

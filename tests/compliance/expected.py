@@ -64,6 +64,22 @@ def read_explanations(page):
     return {(case, result): why for case, result, why in rows}
 
 
+def find_patterns_without_cases(case_ids, patterns):
+    """Those of the suite's patterns that none of the cases is of: what they ask for was not tried."""
+    return [pattern for pattern in patterns if not any(fnmatchcase(case, pattern) for case in case_ids)]
+
+
+def find_unused(case_ids, explanations):
+    """What is written down for cases that a run of all sections does not have (list of str): it says nothing."""
+    faults = [
+        f"expected.py: no case is one of {row.cases}" for row in EXPECTATIONS
+        if all(expectation_of(case) is not row for case in case_ids)
+    ]
+    return faults + [
+        f"docs/compliance.md: there is no case {case}" for case, _ in explanations if case not in case_ids
+    ]
+
+
 def find_faults(report, explanations):
     """All that is wrong with a case, as the suite's report on it tells (list of str)."""
     expectation = expectation_of(report["id"])

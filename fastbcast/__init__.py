@@ -2,7 +2,7 @@
 
 The path of a message, and the file that owns each step:
 
-    hub.publish(channel, message)       hub.py, channel.py; from other threads: publish_queue.py
+    hub.publish(channel, message)       hub.py, channel.py; from other places: _publish_queue.pyx
       -> one RFC 6455 frame             _frames.pyx    encoded once
       -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
         and, compressed, into others    _lanes.pyx     a log for each form; compressed once (_deflate.pyx) for all

@@ -27,6 +27,7 @@ from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, 
 from fastbcast._subscriber cimport Subscriber
 from fastbcast._wire cimport PAUSED, WRITABLE, finish_writing
 
+from fastbcast.failures import end_program
 from fastbcast.log import log_event
 from fastbcast.typing import Disconnect
 
@@ -65,7 +66,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             if early_data:
                 data = bytearray(early_data)
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     # The application's side.
@@ -227,9 +228,9 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
         cdef bytes frame
+        frame = encode_close(code, reason)      # first: what may not be sent is refused at any time
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
-        frame = encode_close(code, reason)
         self.catch_up_all(BEFORE_CLOSE)    # what was published before goes out before
         if self.wire.is_close_sent:
             return 0            # it turned out to be too far behind
@@ -257,7 +258,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.received_ns = coarse_ns()
         try:
             events = self._receive(self.read_buffer.data, size)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
         self.may_read_much = events <= MANY_EVENTS and not self.is_expansive and not self.is_reading_paused
         # uvloop would read again at once, as long as the buffer is filled.
@@ -275,7 +276,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             return
         try:
             self._receive(<uint8_t*>PyByteArray_AS_STRING(rest), len(rest))
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
         self.hub.loop.call_soon(self._read_on)  # unless that was too much again
 
@@ -384,3 +385,4 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
         log_event(logging.ERROR, "internal_error", exception=error)
         self._begin_close(1011, "internal error", "internal_error")
+        end_program(error)

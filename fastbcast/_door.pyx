@@ -19,11 +19,12 @@ from fastbcast._handshake cimport (
     choose_subprotocol, encode_response, find_fault, find_request_fault, is_handshake, split_target
 )
 from fastbcast._head cimport HeadParser
-from fastbcast._wire cimport finish_writing
+from fastbcast._wire cimport finish_writing, shut_down
 
 from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject
 from fastbcast.extensions import choose_deflate
+from fastbcast.failures import end_program, settle
 from fastbcast.log import log_event
 from fastbcast.rights import Grant
 from fastbcast.typing import Request
@@ -149,6 +150,7 @@ cdef class Door(_Base, asyncio.Protocol):
         if self.task is not None:
             self.task.cancel()
             self.task = None
+        shut_down(self.accepted.fileno())
 
     # The decision.
 
@@ -218,23 +220,29 @@ cdef class Door(_Base, asyncio.Protocol):
         try:
             result = hook(request)
             if not isinstance(result, Grant) and inspect.isawaitable(result):
-                self.task = asyncio.ensure_future(result, loop=server.hub.loop)
-        except (Exception, asyncio.CancelledError) as error:
+                # A Future or Task may be others' as well: it is not cancelled with this.
+                decision = asyncio.shield(result) if asyncio.isfuture(result) else result
+                self.task = server.hub.loop.create_task(settle(decision))
+        except BaseException as error:
             return self.reject(error)
         if self.task is None:
             return self.admit(request, result)
         self.wait_in(server.doors.deciding)
-        self.task.add_done_callback(partial(self._receive_decision, request))
+        self.task.add_done_callback(partial(self._receive_decision, request, result))
         return 0
 
-    def _receive_decision(self, request, task):
-        # Asked for also if nobody wants it any more, or it would be logged as not retrieved.
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    def _receive_decision(self, request, awaitable, task):
+        if not task.cancelled():
+            result, error = task.result()
+        else:   # before it began
+            result, error = None, asyncio.CancelledError()
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
         # Not if it was answered meanwhile: then the hook was cancelled, and may have gone on.
         if self.queue is not self.server.doors.deciding or self.transport.is_closing():
             return
         if error is None:
-            self.admit(request, task.result())
+            self.admit(request, result)
         else:
             self.reject(error)
 
@@ -242,6 +250,7 @@ cdef class Door(_Base, asyncio.Protocol):
         if isinstance(error, Reject):
             return self.refuse("authorize", error.status, error.reason, error.headers)
         log_event(logging.ERROR, "authorize_failed", exception=error)
+        end_program(error)
         return self.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     cdef int admit(self, request, granted) except -1:

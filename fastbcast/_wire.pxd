@@ -24,6 +24,7 @@ cdef class Wire:
     # Set once, None after `detach`.
     cdef object transport               # asyncio.Transport
     cdef object owner                   # the Client: told when too much waits
+    cdef int fd                         # the connection's, under TLS too; -1 after `detach`
     cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
@@ -50,4 +51,5 @@ cdef class Wire:
     cdef int detach(self) except -1
 
 
+cdef int shut_down(int fd) noexcept
 cdef int finish_writing(object transport) except -1

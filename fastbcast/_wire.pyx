@@ -28,6 +28,10 @@ from fastbcast._log cimport COPIED_REST_BYTES
 
 from weakref import ref
 
+cdef extern from "<sys/socket.h>" nogil:
+    int SHUT_RDWR
+    int shutdown(int fd, int how)
+
 
 cdef class Wire:
     """Write frames to one connection, in order, through its fd or its Transport."""
@@ -36,6 +40,7 @@ cdef class Wire:
         self.owner = owner
         self.transport = transport
         self.max_direct_bytes = max_direct_bytes
+        self.fd = fd
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         self.socket.fd = -1 if self.is_encrypted else fd
         self.socket.state = WRITABLE
@@ -158,13 +163,25 @@ cdef class Wire:
 
     cdef int detach(self) except -1:
         """The connection is gone, and its fd may soon be another's."""
+        shut_down(self.fd)
         self.socket.state = CLOSED
         self.socket.fd = -1
+        self.fd = -1
         self.viewed = None
         self.pending_pong = None
         self.transport = None
         self.owner = None
         return 0
+
+
+cdef int shut_down(int fd) noexcept:
+    """End the connection of the socket `fd`, which its Transport is about to close; an error is no news.
+
+    A process forked meanwhile has the descriptor too, and the peer would not hear of the end before that ends
+    (RFC 6455 section 7.1.1: the server closes the TCP connection first).
+    """
+    shutdown(fd, SHUT_RDWR)
+    return 0
 
 
 cdef int finish_writing(object transport) except -1:

@@ -19,8 +19,7 @@ from .log import log_event
 ACCEPTS_PER_TURN = 64
 """So that a storm of connects leaves the loop's other work its share of each turn."""
 RETRY_SECONDS = 0.1
-"""How soon accepting is tried again when descriptors or memory were short."""
-SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""How soon accepting is tried again when descriptors or memory were short, or the listener is broken."""
 # accept(2): errors of the one connection that is gone again (or that a firewall forbids), not of the listener.
 GONE = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ETIMEDOUT,
@@ -52,7 +51,8 @@ class Acceptor:
     def start(self) -> None:
         """Begin to accept."""
         for listener in self._sockets:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
+            if listener.fileno() >= 0:
+                self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
         family = int(listener.family)
@@ -66,8 +66,6 @@ class Acceptor:
             except OSError as error:
                 if error.errno in GONE:
                     continue
-                if error.errno not in SHORTAGES:
-                    raise
                 self._pause(error)
                 return
             accepted = Accepted(family, socket.SOCK_STREAM, protocol, fd)
@@ -96,7 +94,8 @@ class Acceptor:
 
     def _stop(self) -> None:
         for listener in self._sockets:
-            self._loop.remove_reader(listener.fileno())
+            if listener.fileno() >= 0:  # else the application has closed it
+                self._loop.remove_reader(listener.fileno())
 
     def close(self) -> None:
         """Stop accepting; the sockets stay open."""

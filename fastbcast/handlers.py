@@ -8,8 +8,10 @@ Invariants
 3. An Inbox is bounded: at `max_inbox_messages`, or `max_message_bytes` in them, reading from that client is paused, and
    what was read already is not looked at, so it holds at most that, and one message more. A Throttle pauses it, too:
    reading goes on when neither is against it.
-4. A handler that raises closes its client with 1011, and hurts no other: it is logged, and
-   `on_error` is called with the client and the exception.
+4. A handler that raises, whatever it is, closes its client with 1011, and hurts no other: it is logged, and
+   `on_error` is called with the client and the exception. SystemExit and KeyboardInterrupt also end the program:
+   failures.py.
+5. `on_disconnect` is called exactly once for each client, however the handler before it ends.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from .failures import end_program, settle
 from .log import log_event
 from .throttle import Throttle
 
@@ -34,9 +37,10 @@ Handler = Callable[..., Any]
 class Inbox:
     """One client's events that wait for an async handler, and the task that works them off."""
 
-    __slots__ = ("events", "is_cancelled", "size")
+    __slots__ = ("event", "events", "is_cancelled", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, event: str) -> None:
+        self.event = event  # whose handler is at work
         self.events: deque[tuple[str, tuple[Any, ...]]] = deque()
         self.size = 0       # of the messages among them, in bytes or characters
         self.is_cancelled = False
@@ -77,44 +81,49 @@ class Handlers:
             return
         try:
             result = handler(client, *arguments)
-        except Exception as error:
+        except BaseException as error:
             self._failed(event, client, error)
         else:
             if result is not None and inspect.isawaitable(result):  # which takes longer than all the rest here
-                client._inbox = inbox = Inbox()
-                self._start(client, self._work_off(client, inbox, event, result))
+                client._inbox = inbox = Inbox(event)
+                self._start(client, self._work_off(client, inbox, result))
 
     def _start(self, client: Client, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks[task] = client  # the loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.pop)
 
-    async def _work_off(self, client: Client, inbox: Inbox, event: str, result: Awaitable[None]) -> None:
+    async def _work_off(self, client: Client, inbox: Inbox, result: Awaitable[None]) -> None:
         """Await `result`, the first event's, then handle what has come in meanwhile."""
         try:
             while True:
-                try:
-                    await result
-                except (Exception, asyncio.CancelledError) as error:
-                    if inbox.is_cancelled:
-                        raise
-                    self._failed(event, client, error)
+                _, error = await settle(result)
+                if error is not None:
+                    if inbox.is_cancelled and isinstance(error, asyncio.CancelledError):
+                        raise error
+                    self._failed(inbox.event, client, error)
                     # Nothing more of a client that failed, but its end is still told.
                     inbox.events = deque(item for item in inbox.events if item[0] == "disconnect")
                     inbox.size = 0
                 if not inbox.events:
                     break
-                event, arguments = inbox.events.popleft()
-                if event == "message":
+                inbox.event, arguments = inbox.events.popleft()
+                if inbox.event == "message":
                     inbox.size -= len(arguments[0])
                 self._resume_reading(client)
-                result = self._call(event, client, *arguments)
+                result = self._call(inbox.event, client, *arguments)
         finally:
             client._inbox = None
             # Cancelled: what waited is dropped, but the client's end is still told.
             for event, arguments in inbox.events:
                 if event == "disconnect":
                     self.handle(event, client, *arguments)
+
+    def tell_if_late(self, client: Client) -> None:
+        """Log it if a handler of `client`, which has been gone for a while, keeps `on_disconnect` waiting."""
+        inbox: Inbox | None = client._inbox
+        if inbox is not None and inbox.event != "disconnect":
+            log_event(logging.WARNING, "handler_outlives_client", handler=f"on_{inbox.event}")
 
     def _resume_reading(self, client: Client) -> None:
         """Go on reading from `client`, if there is room in its inbox and it is within its rate."""
@@ -137,18 +146,22 @@ class Handlers:
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)
-            except Exception as failure:
-                log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
+            except BaseException as failure:
+                self._on_error_failed(failure)
             else:
                 if inspect.isawaitable(result):
                     self._start(client, self._guard(result))
+        end_program(error)
+
+    async def _guard(self, result: Awaitable[None]) -> None:
+        _, failure = await settle(result)
+        if failure is not None:
+            self._on_error_failed(failure)
 
     @staticmethod
-    async def _guard(result: Awaitable[None]) -> None:
-        try:
-            await result
-        except Exception as failure:
-            log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
+    def _on_error_failed(failure: BaseException) -> None:
+        log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
+        end_program(failure)
 
     async def finish(self, server: Server, seconds: float) -> None:
         """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`.

@@ -143,12 +143,19 @@ class Offer:
             await _send(connection, YOURS)
         return True
 
-    async def close(self) -> None:
-        """Withdraw it. Who has the sockets already keeps them, and the files; who has all gets our place too."""
+    def withdraw(self) -> None:
+        """Offer them to nobody else.
+
+        Who has the sockets already keeps them, and the files; who has all gets our place too.
+        """
         if self._is_made:
             self._listeners.leave_files()
         if not self._is_taken:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Withdraw it, and wait until that is done."""
+        self.withdraw()
         await asyncio.wait([self._task])
 
 

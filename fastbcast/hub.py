@@ -6,7 +6,7 @@ Invariants
 
 1. A channel lives as long as somebody needs it: a subscriber, bytes not yet swept, or the application
    that keeps what `hub.channel()` returned. Then it is forgotten, and with it its seq.
-2. All methods belong to the loop's thread, but `publish_threadsafe`.
+2. All methods belong to the loop's thread, and to no signal handler or `__del__`, but `publish_threadsafe`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ._frames import encode
 from ._inflate import Inflater, Scratch
 from ._parser import ReadBuffer
 from ._policy import Policy
+from ._publish_queue import PublishQueue
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .channel import Asked, Channel
@@ -36,7 +37,6 @@ from .log import log_event
 from .names import ChannelNames
 from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
-from .publish_queue import PublishQueue
 from .typing import AuthorizeHook, Flushed
 from .watch import Watch
 
@@ -188,9 +188,10 @@ class Hub:
     def publish_threadsafe(
         self, channel: str, message: Message, *, text: bool | None = None, key: Key | None = None
     ) -> None:
-        """Publish from any thread; the bytes are copied before this returns.
+        """Publish from any place: another thread, a signal handler, a `__del__`. It waits for nothing.
 
-        Order is kept for each thread. Raises TypeError or ValueError as `publish` does, and
+        The bytes are copied before this returns. Order is kept for each place. Once the loop is closed this does
+        nothing; in a forked child nobody takes what it queues. Raises TypeError or ValueError as `publish` does, and
         PublishQueueFull when `max_threadsafe_bytes` wait already. What only the loop's thread can find out,
         KeysFull and TooManyChannels, is logged as an error.
         """
@@ -267,15 +268,22 @@ class Hub:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.
 
         What it returns becomes `client.identity`, or is a Grant, which says also what the client may do. It refuses
-        by raising Reject(status, reason); any other exception is logged (not what it says) and answered with 500.
+        by raising Reject(status, reason); any other exception is logged (not what it says) and answered with 500
+        (SystemExit and KeyboardInterrupt end the program then, as for the handlers).
         """
+        if not callable(hook):
+            raise TypeError(f"authorize needs a function, got {hook!r}")
         if self.authorize_hook is not None:
             raise ValueError(f"there is an authorize hook already: {self.authorize_hook!r}")
         self.authorize_hook = hook
         return hook
 
     def on_connect(self, handler: _Function) -> _Function:
-        """`handler(client)`, plain or async, after the 101."""
+        """`handler(client)`, plain or async, after the 101.
+
+        It has to end: the client's messages, and its `on_disconnect`, wait for it. What goes on as long as the client
+        is there belongs in a task of its own, which `on_disconnect` cancels.
+        """
         return self._on("connect", handler)
 
     def on_message(self, handler: _Function) -> _Function:
@@ -290,7 +298,10 @@ class Hub:
         return self._on("disconnect", handler)
 
     def on_error(self, handler: _Function) -> _Function:
-        """`handler(client, exception)` when one of the client's handlers raised."""
+        """`handler(client, exception)` when one of the client's handlers raised, whatever that is.
+
+        After SystemExit and KeyboardInterrupt the program ends with them, if the loop runs in the main thread.
+        """
         return self._on("error", handler)
 
     def _on(self, event: str, handler: _Function) -> _Function:
@@ -343,6 +354,8 @@ class Hub:
         self._disconnects[disconnect.cause] += 1
         client.server.client_gone(client)
         self.handlers.handle("disconnect", client, disconnect)
+        if client._inbox is not None and self.loop is not None:
+            self.loop.call_later(self.close_seconds, self.handlers.tell_if_late, client)
 
     # Numbers.
 

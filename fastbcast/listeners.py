@@ -5,6 +5,7 @@ Invariants
 1. A socket file of a server that lives is never replaced; that of a dead one is.
 2. A socket file is removed by the server that made it (or took it over), and only if it is still that file.
 3. A descriptor that was inherited is checked before it is used: it listens, or ValueError.
+4. A socket belongs to one Listeners: RuntimeError for the second.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import logging
 import os
 import socket
 import stat
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .log import log_event
 
 _Identity = tuple[int, int]
+
+_in_use: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+"""The sockets of all Listeners. A loop has one reader for each: a second server there would silence the first."""
 
 HANDOVER_BACKLOG = 16
 """Processes that may wait for one to hand over."""
@@ -38,10 +43,17 @@ class Listeners:
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self.sockets: list[socket.socket] = []
         self._files: dict[str, _Identity] = {}
-        for listener in sockets:
+        given = list(sockets)
+        for listener in given:
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ValueError(f"a socket that does not listen yet: {listener!r}")
+        if not _in_use.isdisjoint(given):
+            raise RuntimeError("a server listens on this socket already")
+        for listener in given:
             self._add(listener)
 
     def _add(self, listener: socket.socket) -> None:
+        _in_use.add(listener)
         self.sockets.append(listener)
         listener.setblocking(False)
         listener.set_inheritable(False)
@@ -134,6 +146,7 @@ class Listeners:
                     os.unlink(path)
         self._files.clear()
         for listener in self.sockets:
+            _in_use.discard(listener)
             listener.close()
         self.sockets.clear()
 

@@ -21,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import itertools
 import json
 import logging
 import re
 import sys
-import threading
 import time
 import traceback
 from typing import Any
@@ -42,37 +42,44 @@ MAX_CHAINED_EXCEPTIONS = 4
 _PLAIN_VALUE = re.compile(r"[\w.:/+-]+", re.ASCII)
 
 logger = logging.getLogger("fastbcast")
+_report_to_stderr = logging.NullHandler()
+"""Whose `handleError` does what logging's own handlers do when they fail, as `logging.raiseExceptions` says."""
+
+
+class _Window:
+    """The lines of one event since `start`."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.lines = itertools.count(1)     # which is atomic, as `+= 1` is not
 
 
 class RateLimit:
-    """Counts the lines of each event."""
+    """Counts the lines of each event, from any place: what logs may be a `__del__` or a signal handler.
+
+    So there is no lock, but operations of dict and count that are atomic in CPython. If threads log the same event in
+    the moment when its window ends, some of their lines may not be counted.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._windows: dict[str, tuple[float, int]] = {}    # when it began, lines since
+        self._windows: dict[str, _Window] = {}
 
     def count(self, event: str) -> tuple[int, int]:
         """Count a line of `event`: which of its window it is, from 1, and how many the window before had dropped."""
         now = time.monotonic()
-        with self._lock:
-            start, lines = self._windows.get(event, (now, 0))
-            dropped = 0
-            if now - start >= WINDOW_SECONDS:
-                dropped = max(0, lines - MAX_LINES_PER_WINDOW)
-                start, lines = now, 0
-            self._windows[event] = start, lines + 1
-        return lines + 1, dropped
+        window = self._windows.get(event)
+        is_over = window is not None and now - window.start >= WINDOW_SECONDS
+        dropped = self.end_window(event) if is_over else 0
+        return next(self._windows.setdefault(event, _Window(now)).lines), dropped
 
     def end_window(self, event: str) -> int:
-        """Begin anew with `event`; returns how many of its lines were dropped."""
-        with self._lock:
-            _, lines = self._windows.pop(event, (0.0, 0))
-        return max(0, lines - MAX_LINES_PER_WINDOW)
+        """Begin again with `event`; returns how many of its lines were dropped."""
+        window = self._windows.pop(event, None)
+        return 0 if window is None else max(0, next(window.lines) - 1 - MAX_LINES_PER_WINDOW)
 
     def clear(self) -> None:
         """Forget what was counted."""
-        with self._lock:
-            self._windows.clear()
+        self._windows.clear()
 
 
 rate_limit = RateLimit()
@@ -116,7 +123,10 @@ def _log(level: int, event: str, fields: dict[str, Any], exception: BaseExceptio
     )
     if exception is not None and not logger.isEnabledFor(logging.DEBUG):
         record.exc_text = describe(exception)   # a Formatter takes this instead of making its own
-    logger.handle(record)
+    try:
+        logger.handle(record)
+    except Exception:   # of the application's handler or filter: it must not end what is going on here
+        _report_to_stderr.handleError(record)
 
 
 def _quote(value: object) -> str:

@@ -3,6 +3,7 @@
     find_predecessor -> start -> ... SIGHUP: reload ... -> run until  SIGTERM, or taken over:  drain (1012)
                                                                       SIGINT:                  close (1001)
                                                                       a second signal:         the end, at once
+                                                                      (the same one within SAME_STOP_SECONDS: ignored)
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from .log import log_event
 from .server import Server, serve
 
 TAKEN_OVER = "taken over"
+SAME_STOP_SECONDS = 0.1
+"""The same signal again within this time is one stop that arrives twice: a terminal's Ctrl-C reaches a whole process
+group, and a parent in it passes the signal on. Nobody presses Ctrl-C twice in so short a time."""
 
 
 class Process:
@@ -28,6 +32,7 @@ class Process:
         self._drain_seconds = drain_seconds
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Future[signal.Signals | str] = self._loop.create_future()
+        self._stopped: tuple[signal.Signals, float] | None = None   # the first signal, and when it came
         self._offer: Offer | None = None
         self.predecessor: Predecessor | None = None
         """Who hands over its sockets to this process."""
@@ -63,7 +68,15 @@ class Process:
 
     async def run(self, server: Server) -> None:
         """Wait for the end, and bring it about."""
-        received = await self._stop
+        try:
+            received = await self._stop
+        except asyncio.CancelledError:  # a handler has raised SystemExit, say
+            await server.close()
+            raise
+        if self._offer is not None and received != TAKEN_OVER:
+            # Before the sockets are closed, in the same turn: a process that starts while the clients are drained finds
+            # nobody, and binds its own.
+            self._offer.withdraw()
         if received == signal.SIGINT:
             await server.close()
         else:
@@ -72,8 +85,14 @@ class Process:
             await self._offer.close()
 
     def _signalled(self, received: signal.Signals) -> None:
+        now = self._loop.time()
+        if self._stopped is not None:
+            first, stopped_at = self._stopped
+            if received == first and now - stopped_at < SAME_STOP_SECONDS:
+                return
         if self._stop.done():
             os._exit(128 + received)
+        self._stopped = received, now
         self._stop.set_result(received)
 
     def _taken_over(self) -> None:

@@ -84,16 +84,27 @@ class Server:
         self._connecting: set[asyncio.Future[Any]] = set()
         self._listeners = Listeners()
         self._acceptor: Acceptor | None = None
-        self._is_draining = False
+        self._is_started = False
+        self._draining: asyncio.Event | None = None     # set when the drain that runs is over
         self._empty: asyncio.Event = asyncio.Event()
         self._closed: asyncio.Event = asyncio.Event()
 
     # Starting and stopping.
 
     async def start(self) -> Server:
-        """Bind and accept; OSError if an address cannot be bound."""
+        """Bind and accept; OSError if an address cannot be bound, and then it may be tried again.
+
+        RuntimeError if it was started before, running or closed: `serve(...)` makes another one.
+        """
+        if self._is_started:
+            raise RuntimeError("this server has been started before; call serve(...) again for another one")
         self.hub.bind()
-        self._listeners = await open_listeners(self.host, self._port, self._uds, self._sock, self.options.backlog)
+        self._is_started = True
+        try:
+            self._listeners = await open_listeners(self.host, self._port, self._uds, self._sock, self.options.backlog)
+        except BaseException:
+            self._is_started = False
+            raise
         self._acceptor = Acceptor(self._listeners.sockets, self._connect)
         self._acceptor.start()
         return self
@@ -125,7 +136,12 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port of the first listening socket: the one that was free if 0 was asked for. 0 for a Unix socket."""
+        """The port of the first listening socket: the one that was free if 0 was asked for. 0 for a Unix socket.
+
+        RuntimeError if the server does not listen: it was not started, or has been closed.
+        """
+        if not self.sockets:
+            raise RuntimeError("the server does not listen: it was not started, or has been closed")
         address = self.sockets[0].getsockname()
         return address[1] if isinstance(address, tuple) else 0
 
@@ -135,19 +151,25 @@ class Server:
         Each gets what was published before its CLOSE, whose reason says when to come back:
         "service restart; retry-after=4.2" (seconds; `over` if it is not given). Handshakes go on; those
         that take longer than `over`, and clients that are behind until then, are ended as `close()` does.
-        `close()` meanwhile ends it at once.
+        `close()` meanwhile ends it at once. Another call meanwhile waits for the same end.
         """
         reason = make_reason(over if retry_after is None else retry_after)
         encode_close(RESTART_CODE, reason)
         if not 0 <= over < float("inf"):
             raise ValueError(f"over must be a number of seconds, got {over!r}")
-        if self._acceptor is None or self._is_draining or self.is_closing:
+        if self._acceptor is None:
             return
-        self._is_draining = True
-        self._stop_accepting()
-        await close_spread(lambda: list(self._clients), self._is_empty, over, reason)
-        if not self.is_closing:
+        while self._draining is not None:   # this goes on if that is cancelled
+            await self._draining.wait()
+        self._draining = asyncio.Event()
+        try:
+            self._stop_accepting()
+            if not self.is_closing:
+                await close_spread(lambda: list(self._clients), self._is_empty, over, reason)
             await self.close(code=RESTART_CODE, reason=reason)
+        finally:
+            self._draining.set()
+            self._draining = None
 
     def _is_empty(self) -> bool:
         return self.is_closing or not (self._clients or self.doors or self._connecting)
@@ -161,6 +183,7 @@ class Server:
         """Stop accepting, close every client with `code`, and wait until they are gone.
 
         Who does not answer the CLOSE within the hub's `close_seconds` is aborted; everybody, if this is cancelled.
+        Another call meanwhile waits for the same end.
         """
         if self._acceptor is None or self._closed.is_set():
             return
@@ -233,11 +256,11 @@ class Server:
         counted_as: what admission counts it under.
         """
         self._clients[client] = counted_as
-        client._upgrade(response, early_data)
         self.responses[101] += 1
         self._compression[form] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
+        client._upgrade(response, early_data)   # last: it calls handlers
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended (called by the hub)."""
@@ -294,7 +317,8 @@ class serve:  # noqa: N801  (used like a function, as websockets.serve is)
     ssl: a server's SSLContext, for TLS; `server.ssl = context` changes it for connections from then on.
     options: see ServerOptions.
 
-    Raises OSError if an address cannot be bound, TypeError or ValueError for an impossible option.
+    Raises OSError if an address cannot be bound, TypeError or ValueError for an impossible option. It is for one
+    server: RuntimeError if it is awaited or entered again, and that one goes on.
     """
 
     def __init__(

@@ -117,6 +117,32 @@ def test_an_authorize_hook_that_fails_is_answered_with_500_and_logged(run, is_as
     assert isinstance(record.exc_info[1], LookupError)
 
 
+@pytest.mark.parametrize("kind", [GeneratorExit, KeyError, pytest.fail.Exception], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_whatever_an_authorize_hook_raises_is_answered_with_500_and_logged(run, is_async, kind, caplog):
+    async def scenario():
+        hub = Hub()
+
+        def fail(request):
+            raise kind("it is no Exception, perhaps")
+
+        async def fail_later(request):
+            await asyncio.sleep(0)
+            fail(request)
+
+        hub.authorize(fail_later if is_async else fail)
+        async with serve(hub) as server:
+            status, _, _ = await ask(server.port, handshake())
+            assert status == 500
+            assert server.stats()["responses"] == {500: 1}
+
+    run(scenario())
+    (record,) = caplog.records
+    assert (record.event, record.levelno) == ("authorize_failed", logging.ERROR)
+    assert isinstance(record.exc_info[1], kind)
+    assert record.exc_info[2] is not None
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_an_authorize_hook_that_meets_a_cancelled_future_is_answered_with_500_too(run, is_async, caplog):
     async def scenario():
@@ -137,6 +163,31 @@ def test_an_authorize_hook_that_meets_a_cancelled_future_is_answered_with_500_to
     (record,) = caplog.records
     assert record.event == "authorize_failed"
     assert isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
+def test_a_future_that_several_hooks_return_outlives_the_client_that_leaves(run):
+    async def scenario():
+        hub = Hub()
+        look_up = asyncio.get_running_loop().create_future()
+        requests = []
+
+        @hub.authorize
+        def decide(request):
+            requests.append(request)
+            return look_up
+
+        async with serve(hub) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as leaving:
+                await leaving.send(handshake())
+                await until(lambda: requests)
+            await until(lambda: server.stats()["handshakes"] == 0)
+            with closing(await RawClient.connect_tcp(server.port)) as staying:
+                await staying.send(handshake())
+                await until(lambda: len(requests) == 2)
+                look_up.set_result("somebody")
+                assert (await staying.read_head()).startswith("HTTP/1.1 101 ")
+
+    run(scenario())
 
 
 def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(run):

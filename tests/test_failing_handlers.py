@@ -1,17 +1,35 @@
 """Handlers that fail: which client is closed, what is logged, and what `on_error` is told."""
 
 import asyncio
+import builtins
 import logging
+import sys
+from contextlib import closing
 
 import pytest
+from raw_client import RawClient
 from reference import CLOSE, PING, PONG, TEXT, Frame, client_frame, close_payload
 from support import KINDS, raw_connections, register, say_goodbye, until
 
-from fastbcast import Hub
+from fastbcast import Hub, serve
 
 
 class BugError(Exception):
     pass
+
+
+class Panic(BaseException):
+    """What an extension in Rust raises, and pytest's `fail()`, are no Exceptions either."""
+
+
+def make_group():
+    return builtins.BaseExceptionGroup("of one", [Panic()])
+
+
+NO_EXCEPTIONS = [asyncio.CancelledError, GeneratorExit, Panic, pytest.fail.Exception]
+if sys.version_info >= (3, 11):
+    NO_EXCEPTIONS.append(make_group)
+no_exception = pytest.mark.parametrize("make_error", NO_EXCEPTIONS, ids=lambda make: make.__name__)
 
 
 @pytest.mark.parametrize("on_error_kind", [None, *KINDS])
@@ -236,3 +254,196 @@ def test_a_handler_that_closes_its_client_and_then_raises_closes_it_once(run):
             assert hub.stats()["disconnects"] == {"application": 1}
 
     run(scenario())
+
+
+@no_exception
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("event", ["on_connect", "on_message"])
+def test_what_a_handler_raises_is_its_failure_though_it_is_no_exception(run, event, kind, make_error, caplog):
+    async def scenario():
+        hub = Hub()
+        error = make_error()
+        handled, errors, told = [], [], []
+
+        def fail(client, message="connect"):
+            handled.append(message)
+            if message in ("connect", "fail") and not errors:
+                raise error
+
+        register(hub, event, fail, kind)
+        hub.on_error(lambda client, error: errors.append(error))
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect))
+        async with raw_connections(hub, "/") as raw:
+            if event == "on_message":
+                await raw.send(client_frame(TEXT, b"fail") + client_frame(TEXT, b"never handled"))
+            assert await raw.read_frames(1) == [Frame(CLOSE, close_payload(1011, "internal error"))]
+            await raw.send_frame(CLOSE, close_payload(1011))
+            assert await raw.read_to_end() == []
+            await until(lambda: told)
+        assert told == [(1011, "internal error", "server", "handler_error")]
+        assert errors == [error]
+        assert "never handled" not in handled
+        assert hub.stats()["disconnects"] == {"handler_error": 1}
+        async with raw_connections(hub, "/") as raw:
+            assert await say_goodbye(raw) == (1000, "")
+
+    run(scenario())
+    (record,) = caplog.records
+    assert (record.event, record.levelno, record.handler) == ("handler_failed", logging.ERROR, event)
+    assert record.exc_info[2] is not None
+
+
+@no_exception
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("event", ["on_disconnect", "on_error"])
+def test_what_the_last_handlers_raise_is_logged_though_it_is_no_exception(run, event, kind, make_error, caplog):
+    async def scenario():
+        hub = Hub()
+        error = make_error()
+        told = []
+
+        def fail(client, what):
+            raise error
+
+        def fail_first(client, message):
+            raise BugError("for on_error to be called")
+
+        register(hub, event, fail, kind)
+        if event == "on_error":
+            hub.on_message(fail_first)
+        else:
+            hub.on_error(lambda client, error: told.append(error))
+        async with raw_connections(hub, "/") as raw:
+            await raw.send_frame(TEXT, b"x")
+            code, _ = await say_goodbye(raw)
+            assert code == (1000 if event == "on_disconnect" else 1011)
+            await until(lambda: caplog.records and caplog.records[-1].handler == event)
+            await until(lambda: hub.stats()["clients"] == 0)
+        assert told == ([error] if event == "on_disconnect" else [])
+
+    run(scenario())
+    assert [record.handler for record in caplog.records] == (["on_message"] if event == "on_error" else []) + [event]
+
+
+@no_exception
+def test_the_end_of_a_client_that_waits_behind_a_handler_that_fails_is_told_once(run, make_error):
+    async def scenario():
+        hub = Hub()
+        go_on, handled, told = asyncio.Event(), [], []
+
+        @hub.on_message
+        async def work(client, message):
+            handled.append(message)
+            await go_on.wait()
+            raise make_error()
+
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+        async with raw_connections(hub, "/") as raw:
+            await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2"))
+            assert await say_goodbye(raw) == (1000, "")
+            await until(lambda: hub.stats()["clients"] == 0)
+            assert told == []
+            go_on.set()
+            await until(lambda: told)
+        assert (handled, told) == (["1"], ["client"])
+
+    run(scenario())
+
+
+def test_a_handler_that_fails_in_another_way_while_it_is_cancelled_is_logged_and_the_end_is_told(run, caplog):
+    async def scenario():
+        hub = Hub(close_seconds=0.05)
+        at_work, told = asyncio.Event(), []
+
+        @hub.on_message
+        async def work(client, message):
+            at_work.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise BugError("while it cleans up")
+
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+        async with raw_connections(hub, "/") as raw:
+            await raw.send_frame(TEXT, b"x")
+            await at_work.wait()
+            assert await say_goodbye(raw) == (1000, "")
+        assert told == ["client"]
+
+    run(scenario())
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert (record.event, record.handler) == ("handler_failed", "on_message")
+    assert isinstance(record.exc_info[1], BugError)
+
+
+def test_a_handler_that_outlives_its_client_is_logged_and_on_disconnect_waits_for_it(run, caplog):
+    async def scenario():
+        hub = Hub(close_seconds=0.05)
+        go_on, told = asyncio.Event(), []
+
+        @hub.on_connect
+        async def go_on_for_ever(client):
+            await go_on.wait()
+
+        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+        async with raw_connections(hub, "/") as raw:
+            assert await say_goodbye(raw) == (1000, "")
+            await until(lambda: caplog.records)
+            assert told == []
+            go_on.set()
+            await until(lambda: told)
+
+    run(scenario())
+    (record,) = caplog.records
+    assert (record.event, record.levelno, record.handler) == ("handler_outlives_client", logging.WARNING, "on_connect")
+
+
+def test_a_client_whose_on_connect_fails_behind_an_async_hook_is_closed_and_counted(run):
+    async def scenario():
+        hub = Hub()
+
+        @hub.authorize
+        async def decide(request):
+            await asyncio.sleep(0)
+
+        @hub.on_connect
+        def fail(client):
+            raise Panic
+
+        async with serve(hub) as server:
+            with closing(await RawClient.connect(server.port)) as raw:
+                await raw.send_frame(CLOSE, close_payload(1011))
+                assert await raw.read_close() == (1011, "internal error")
+                assert server.stats()["responses"] == {101: 1}
+                await until(lambda: hub.stats()["clients"] == 0)
+
+    run(scenario())
+
+
+def test_a_logging_handler_that_raises_keeps_no_client_from_its_1011(run, capsys):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise BugError("the disk is full")
+
+    async def scenario():
+        hub = Hub()
+        errors = []
+
+        def fail(client, message):
+            raise BugError("a bug")
+
+        hub.on_message(fail)
+        hub.on_error(lambda client, error: errors.append(error))
+        async with raw_connections(hub, "/") as raw:
+            await raw.send_frame(TEXT, b"x")
+            await raw.send_frame(CLOSE, close_payload(1011))
+            assert await raw.read_close() == (1011, "internal error")
+        assert len(errors) == 1
+
+    broken = Broken()
+    logging.getLogger("fastbcast").addHandler(broken)
+    try:
+        run(scenario())
+    finally:
+        logging.getLogger("fastbcast").removeHandler(broken)
+    assert "the disk is full" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import uvloop
@@ -80,6 +81,26 @@ def test_the_same_command_again_replaces_the_first(start, path):
         pass
     assert interrupt(third) == (0, "", "")
     assert not os.path.exists(path)
+
+
+def test_one_that_starts_while_the_first_is_told_to_stop_and_drains_serves_at_the_same_address(start, path):
+    first = start("--port", "0", "--handover", path, "--drain-seconds", "3600")
+    url = first.line.split()[-1]
+    host, port = "127.0.0.1", url.rpartition(":")[2].strip("/")
+    with socket.create_connection((host, int(port))) as undecided:     # which the drain waits for
+        first.send_signal(signal.SIGTERM)
+        end = time.monotonic() + seconds(20)
+        while os.path.exists(path):
+            assert time.monotonic() < end
+        second = start("--port", port, "--handover", path)
+        with connect(url):
+            pass
+        assert first.poll() is None
+        undecided.close()
+    assert end_of(first) == (0, "", "")
+    with connect(url):
+        pass
+    assert interrupt(second) == (0, "", "")
 
 
 def test_only_its_own_user_may_ask(start, path):

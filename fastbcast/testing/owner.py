@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -48,12 +49,14 @@ class _Wish:
 
 
 class Owner:
-    """Owns `audience` from now on, until `end()`."""
+    """Owns `audience` from now on, until `end()`.
+
+    There is no lock: a signal handler, or a `__del__` that the collector runs, may ask in the middle of `begin`.
+    """
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
         self._new: deque[_Wish] = deque()
-        self._lock = threading.Lock()
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="fleet", daemon=True)
         self._thread.start()
@@ -66,30 +69,36 @@ class Owner:
     def begin(self, begin: Callable[[], object], is_so: Callable[[], bool]) -> concurrent.futures.Future[Any]:
         """Run `begin` on the thread; the future has its result as soon as `is_so()`, which is asked after all news."""
         wish = _Wish(begin, is_so)
-        with self._lock:
-            if not self._is_ending:
-                self._new.append(wish)
-                self._audience.wake()
-                return wish.future
-        self._thread.join()
-        wish.look()
+        self._new.append(wish)
+        if self._is_ending:     # or the thread sees it before it ends
+            self._thread.join()
+            for late in self._take_new():
+                late.look()
+        else:
+            self._audience.wake()
         return wish.future
 
     def end(self) -> None:
-        """End the thread. What was begun and is not so yet stays undone."""
-        with self._lock:
-            self._is_ending = True
-            self._audience.wake()
+        """End the thread. What was begun and is not so yet stays undone: its future has a RuntimeError."""
+        self._is_ending = True
+        self._audience.wake()
         self._thread.join()
 
     def _work(self) -> None:
         wishes: list[_Wish] = []
         while True:
-            with self._lock:
-                is_ending = self._is_ending
-                while self._new:
-                    wishes.append(self._new.popleft())
+            is_ending = self._is_ending     # first: what was asked for before is among the new ones
+            wishes += self._take_new()
             wishes = [wish for wish in wishes if not wish.look()]
             if is_ending:
+                for wish in wishes:
+                    wish.future.set_exception(RuntimeError("the fleet was closed meanwhile"))
                 return
             self._audience.listen(LISTEN_SECONDS)
+
+    def _take_new(self) -> list[_Wish]:
+        new = []
+        with contextlib.suppress(IndexError):   # it is empty
+            while True:
+                new.append(self._new.popleft())
+        return new

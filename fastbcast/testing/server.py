@@ -24,6 +24,7 @@ from urllib.parse import quote
 import uvloop
 
 from .._door import channel_of
+from ..failures import settle
 from ..hub import Hub
 from ..options import ChannelOptions, HubOptions, ServerOptions
 from ..server import Server, serve
@@ -51,7 +52,8 @@ class BroadcastServer:
     hub: your own, made for this; None: a new one. relay: publish what a client sends to all clients of its channel.
     settings: those of HubOptions, of ServerOptions, and of ChannelOptions (for all channels).
 
-    Raises TypeError or ValueError for an unknown or impossible setting.
+    Raises TypeError or ValueError for an unknown or impossible setting, and RuntimeError if it is
+    entered again: it is started once.
     """
 
     def __init__(self, hub: Hub | None = None, *, relay: bool = False, **settings: Any) -> None:
@@ -76,6 +78,8 @@ class BroadcastServer:
         """Whose clients are connected to this server."""
 
     def __enter__(self) -> Self:
+        if self._thread.ident is not None:
+            raise RuntimeError("this BroadcastServer has been started before; make another one")
         self._thread.start()
         self._started.result()
         return self
@@ -89,6 +93,8 @@ class BroadcastServer:
         """Close the fleets, then the server (1001 for all other clients), and wait for the end of the thread."""
         if not self._thread.is_alive() or self._loop is None:
             return
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("this is the server's own thread, which would wait for itself: close it in another one")
         for fleet in list(self.fleets):
             fleet.close()
         with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
@@ -137,14 +143,16 @@ class BroadcastServer:
             result = function(*arguments)
             return await result if inspect.isawaitable(result) else result
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        # What it raises must not get to the loop: SystemExit would end the server.
+        future = asyncio.run_coroutine_threadsafe(settle(run()), self._loop)
         try:
-            return future.result(seconds)
+            result, error = future.result(seconds)
         except concurrent.futures.TimeoutError:
-            if future.done():  # it is the function's own
-                raise
             future.cancel()
             raise TimeoutError(f"{function!r} has not returned within {seconds:g} s on the server's thread") from None
+        if error is not None:
+            raise error
+        return result
 
     def drain(self, timeout: float = DRAIN_SECONDS) -> None:
         """Return when all clients of all fleets here have read all that was published so far; see Fleet.drain.
@@ -161,7 +169,15 @@ class BroadcastServer:
     # The server's thread.
 
     def _run(self) -> None:
-        uvloop.run(self._serve())
+        serving = self._serve()
+        try:
+            uvloop.run(serving)
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)  # there are no descriptors left for an event loop
+        finally:
+            serving.close()
 
     async def _serve(self) -> None:
         try:

@@ -23,10 +23,17 @@ Invariants
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from fastbcast._clock cimport coarse_ns
 from fastbcast._log cimport COPIED_REST_BYTES
 
 from weakref import ref
+
+cdef extern from "<poll.h>":
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    const short POLLOUT
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
 
 
 cdef class Wire:
@@ -36,6 +43,7 @@ cdef class Wire:
         self.owner = owner
         self.transport = transport
         self.max_direct_bytes = max_direct_bytes
+        self.fd = fd
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         self.socket.fd = -1 if self.is_encrypted else fd
         self.socket.state = WRITABLE
@@ -106,7 +114,7 @@ cdef class Wire:
         if self.socket.state == WRITABLE:
             self.socket.state = PAUSED
             self.taken_bytes = self._count_taken()
-            self.stalled_since_ns = coarse_ns()
+            self.stalled_since_ns = 0
         return 0
 
     cdef uint64_t _count_taken(self) except? 0:
@@ -115,13 +123,13 @@ cdef class Wire:
     cdef uint64_t stalled_ns(self, uint64_t now) except? 0:
         """Return for how long the kernel has taken nothing of what the Transport holds; 0 if it holds nothing.
 
-        Seen by whoever asks: it is as exact as it is asked often.
+        `now` is by the clock of who asks, and it is seen by whoever asks: it is as exact as it is asked often.
         """
         cdef uint64_t taken_bytes
         if self.socket.state != PAUSED or self.transport.is_closing():
             return 0
         taken_bytes = self._count_taken()
-        if taken_bytes != self.taken_bytes:
+        if taken_bytes != self.taken_bytes or self.stalled_since_ns == 0:
             self.taken_bytes = taken_bytes
             self.stalled_since_ns = now
         return now - self.stalled_since_ns
@@ -129,6 +137,11 @@ cdef class Wire:
     cdef Py_ssize_t waiting_bytes(self) except -1:
         """Return how many bytes the Transport holds."""
         return 0 if self.socket.state != PAUSED else <Py_ssize_t>self.transport.get_write_buffer_size()
+
+    cdef bint has_room(self) noexcept:
+        """Whether the kernel would take something now; asked of the kernel, with a system call."""
+        cdef pollfd asked = pollfd(self.fd, POLLOUT, 0)
+        return poll(&asked, 1, 0) == 1 and asked.revents == POLLOUT
 
     cdef int resume(self) except -1:
         """The Transport is empty again: send what waited for that."""
@@ -159,7 +172,7 @@ cdef class Wire:
     cdef int detach(self) except -1:
         """The connection is gone, and its fd may soon be another's."""
         self.socket.state = CLOSED
-        self.socket.fd = -1
+        self.fd = self.socket.fd = -1
         self.viewed = None
         self.pending_pong = None
         self.transport = None

@@ -20,6 +20,7 @@ The path of a message, and the file that owns each step:
     who does not keep up                _policy.pyx    limits, and what becomes of it
       of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
       as time passes                    watch.py       stalled clients, soft limits
+      by which clock                    _ticker.pyx    all deadlines: frozen time does not count; read, then judge
 
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
                                         _inflate.pyx   what comes compressed, with a bound

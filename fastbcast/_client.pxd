@@ -22,12 +22,12 @@ cdef class Client(Subscriber):
     # Keepalive.
     cdef uint64_t received_ns           # when something was last received, by the coarse clock
     cdef uint64_t pinged_ns             # when it was last pinged; 0: not since something was received
+    cdef double pinged_at               # the same by the clock of keepalive.py, in seconds
     cdef public object _bucket          # of the wheel it is in: see keepalive.py
     # The application's.
     cdef object _state                  # dict, made when first asked for
     cdef public object _inbox           # handlers.Inbox while an async handler is at work
     # The end.
-    cdef object close_timer
     cdef object _last_address           # of a connection that is gone
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1

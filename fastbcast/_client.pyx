@@ -173,14 +173,17 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """More than `max_direct_bytes` of direct messages wait for the client."""
         self._evict("direct_overflow")
 
-    def _stalled_seconds(self):
-        """For how long the kernel has taken nothing of what waits for this client, as seen by this method."""
-        return self.wire.stalled_ns(coarse_ns()) / 1e9
+    def _stalled_seconds(self, double now):
+        """For how long the kernel has taken nothing of what waits for this client, as seen by this method.
 
-    def _keep_alive(self, double ping_seconds, double pong_seconds):
+        `now`: seconds by the caller's clock.
+        """
+        return self.wire.stalled_ns(<uint64_t>(now * 1e9)) / 1e9
+
+    def _keep_alive(self, double ping_seconds, double pong_seconds, double now):
         """Ping the client if it was silent for `ping_seconds`, close it if that brought nothing for `pong_seconds`.
 
-        Returns in how many seconds to look again.
+        `now`: seconds by the caller's clock. Returns in how many seconds to look again.
         """
         cdef double silent_seconds = (coarse_ns() - self.received_ns) / 1e9
         cdef double pinged_seconds
@@ -196,9 +199,10 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             return ping_seconds
         if self.pinged_ns <= self.received_ns:
             self.pinged_ns = coarse_ns()
+            self.pinged_at = now
             self.hub.pings += self.wire.write_frame(_PING)
             return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
-        pinged_seconds = (coarse_ns() - self.pinged_ns) / 1e9
+        pinged_seconds = now - self.pinged_at
         if pinged_seconds >= pong_seconds:
             self._begin_close(1011, "keepalive ping timeout", "keepalive")
         return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
@@ -217,7 +221,6 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self.disconnected = Disconnect(code, reason, by, cause)
 
     def _close_overdue(self):
-        self.close_timer = None
         self.wire.abort_connection()
 
     cdef int _abort(self, str reason, str by, str cause) except -1:
@@ -236,14 +239,14 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             return 0            # it turned out to be too far behind
         self.leave_all(False)
         self._end_as(code, reason, "server", cause)
-        self._set_close_timer()                 # first: a Transport may raise
+        self._set_close_deadline()              # first: a Transport may raise
         self.wire.write_close(frame)
         self._resume_reading()                  # the peer's CLOSE is still to come
         return 0
 
-    def _set_close_timer(self):
-        if self.close_timer is None:
-            self.close_timer = self.hub.loop.call_later(self.hub.close_seconds, self._close_overdue)
+    def _set_close_deadline(self):
+        if self not in self.hub.closing.waiting:
+            self.hub.closing.add(self)
 
     # The Transport's side.
 
@@ -290,7 +293,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """
         self.leave_all(False)
         self._end_as(1006, "", "network", "connection_lost")
-        self._set_close_timer()
+        self._set_close_deadline()
         return False
 
     def connection_lost(self, exc):
@@ -301,9 +304,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.wire.detach()
         self.parser = None
         self._count_partial(0)
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = None
+        self.hub.closing.discard(self)
         self.hub.client_disconnected(self)
 
     def pause_writing(self):
@@ -376,7 +377,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         if not self.wire.is_close_sent:
             self.leave_all(False)
             self._end_as(code, self.parser.close_reason, "client", "client")
-            self._set_close_timer()
+            self._set_close_deadline()
             self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == 1005 else encode_close(code))
         self.wire.end()
         return 0

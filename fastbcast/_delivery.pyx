@@ -209,6 +209,22 @@ cdef class Delivery(Tally):
 
     # Ends.
 
+    cdef bint excuse(self, Subscription subscription) except -1:
+        """Whether a subscriber that is over its limit has room by now, and the loop has not looked at its socket yet.
+
+        It was not slow then: the loop was blocked, or the process frozen. What was published meanwhile is a burst, from
+        whose end its lag counts, and its Transport goes on in the next turn. `max_burst_bytes` bounds that as ever.
+        """
+        cdef Slot* slot
+        if not subscription.is_active:
+            return False
+        slot = &self.slots[subscription.index]
+        if slot.lane.tail - slot.cursor > self.policy.max_lag_bytes + self.policy.max_burst_bytes \
+                or not subscription.wire.has_room():
+            return False
+        slot.place.judged_from = slot.lane.tail
+        return True
+
     cdef int evict(self, Subscription subscription, str cause) except -1:
         """Close a subscriber's client because it does not keep up; what fails there does not keep the next one."""
         if subscription.is_active:

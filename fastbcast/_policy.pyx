@@ -61,7 +61,10 @@ cdef class Policy:
             self.release_ns = nanoseconds(self.messages_per_release / per_second)
 
     cdef uint64_t judge(self, Slot* slot, uint64_t now, bint is_turn_end) noexcept nogil:
-        """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""
+        """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed.
+
+        `now`: by the Ticker, which does not count the time in which the process was frozen.
+        """
         cdef Place* place = slot.place
         cdef uint64_t tail = slot.lane.tail
         cdef uint64_t lag

@@ -28,7 +28,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastbcast._clock cimport coarse_ns, now_ns
+from fastbcast._clock cimport now_ns
 from fastbcast._delivery cimport Delivery
 from fastbcast._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
 from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
@@ -114,7 +114,7 @@ cdef class Round(Delivery):
         belongs to the loop's thread, which is here. It cannot fail: what does not work is set aside.
         """
         cdef uint64_t next_seq = self.log.lane.next_seq
-        cdef uint64_t now = coarse_ns()
+        cdef uint64_t now = 0       # read for the first that is judged
         cdef bint is_conflating = self.policy.kind == CONFLATE
         cdef uint64_t delivered = 0
         cdef uint64_t sent_bytes = 0
@@ -183,6 +183,8 @@ cdef class Round(Delivery):
                     if slot.lane.form != PLAIN:
                         self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
                 else:
+                    if now == 0:
+                        now = self.sweeper.ticker.now_ns()
                     limit = self.policy.judge(slot, now, is_turn_end)
                     if limit != WITHIN_LIMITS:
                         if self.policy.kind == EVICT:
@@ -262,7 +264,8 @@ cdef class Round(Delivery):
         for subscription, error in failed:
             self.fail(subscription, error)
         for subscription in over_limit:
-            self.evict(subscription, "slow_consumer")
+            if not self.excuse(subscription):
+                self.evict(subscription, "slow_consumer")
         for subscription in compacted:
             self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
         for subscription in encrypted:

@@ -5,6 +5,7 @@ from typing_extensions import disjoint_base
 
 from ._deflate import Deflaters
 from ._log import Ledger
+from ._ticker import Ticker
 
 RELIEF_SECONDS: float
 RETRY_SECONDS: float
@@ -62,6 +63,7 @@ class Sweeper:
         max_pinned_bytes: int,
         on_pinned_full: Callable[[int], object],
         max_window_bytes: int,
+        ticker: Ticker,
     ) -> None: ...
     @property
     def ledger(self) -> Ledger: ...

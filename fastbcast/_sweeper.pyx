@@ -24,6 +24,7 @@ from libc.stdint cimport uint64_t
 from fastbcast._clock cimport now_ns
 from fastbcast._deflate cimport Deflaters
 from fastbcast._log cimport Ledger
+from fastbcast._ticker cimport Ticker
 
 from fastbcast.exceptions import WrongThread
 from fastbcast.log import log_event
@@ -87,7 +88,7 @@ cdef class Sweeper:
 
     def __init__(
         self, double slice_seconds, Py_ssize_t max_log_bytes, on_log_full, Py_ssize_t max_pinned_bytes, on_pinned_full,
-        Py_ssize_t max_window_bytes
+        Py_ssize_t max_window_bytes, Ticker ticker not None
     ):
         self.dirty = deque()
         self.counters = Counters()
@@ -98,6 +99,7 @@ cdef class Sweeper:
         self.max_pinned_bytes = max_pinned_bytes
         self.on_pinned_full = on_pinned_full
         self.slice_ns = <uint64_t>(slice_seconds * 1e9)
+        self.ticker = ticker
 
     def bind(self, loop):
         """Belong to `loop` and the calling thread, which runs it."""

@@ -33,12 +33,14 @@ cdef class Wire:
     # Direct frames written while PAUSED: at least those that still wait, at most `max_direct_bytes`.
     cdef Py_ssize_t direct_bytes
     cdef Py_ssize_t max_direct_bytes
-    # Does the kernel take anything? What the Transport was given so far; what of it had been taken, and since when.
+    # Does the kernel take anything? What the Transport was given so far; what of it had been taken, and since when by
+    # the clock of who asks (0: nobody has asked since it was paused).
     cdef uint64_t handed_bytes, taken_bytes, stalled_since_ns
 
     cdef bint hand_over(self, object rest) except -1
     cdef uint64_t stalled_ns(self, uint64_t now) except? 0
     cdef Py_ssize_t waiting_bytes(self) except -1
+    cdef bint has_room(self) noexcept
     cdef int _write(self, object data, Py_ssize_t size) except -1
     cdef uint64_t _count_taken(self) except? 0
     cdef bint write_frame(self, bytes frame) except -1

@@ -23,7 +23,6 @@ Invariants
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from fastbcast._clock cimport coarse_ns
 from fastbcast._log cimport COPIED_REST_BYTES
 
 from weakref import ref
@@ -31,6 +30,14 @@ from weakref import ref
 cdef extern from "<sys/socket.h>" nogil:
     int SHUT_RDWR
     int shutdown(int fd, int how)
+
+cdef extern from "<poll.h>":
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    const short POLLOUT
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
 
 
 cdef class Wire:
@@ -111,7 +118,7 @@ cdef class Wire:
         if self.socket.state == WRITABLE:
             self.socket.state = PAUSED
             self.taken_bytes = self._count_taken()
-            self.stalled_since_ns = coarse_ns()
+            self.stalled_since_ns = 0
         return 0
 
     cdef uint64_t _count_taken(self) except? 0:
@@ -120,13 +127,13 @@ cdef class Wire:
     cdef uint64_t stalled_ns(self, uint64_t now) except? 0:
         """Return for how long the kernel has taken nothing of what the Transport holds; 0 if it holds nothing.
 
-        Seen by whoever asks: it is as exact as it is asked often.
+        `now` is by the clock of who asks, and it is seen by whoever asks: it is as exact as it is asked often.
         """
         cdef uint64_t taken_bytes
         if self.socket.state != PAUSED or self.transport.is_closing():
             return 0
         taken_bytes = self._count_taken()
-        if taken_bytes != self.taken_bytes:
+        if taken_bytes != self.taken_bytes or self.stalled_since_ns == 0:
             self.taken_bytes = taken_bytes
             self.stalled_since_ns = now
         return now - self.stalled_since_ns
@@ -134,6 +141,11 @@ cdef class Wire:
     cdef Py_ssize_t waiting_bytes(self) except -1:
         """Return how many bytes the Transport holds."""
         return 0 if self.socket.state != PAUSED else <Py_ssize_t>self.transport.get_write_buffer_size()
+
+    cdef bint has_room(self) noexcept:
+        """Whether the kernel would take something now; asked of the kernel, with a system call."""
+        cdef pollfd asked = pollfd(self.fd, POLLOUT, 0)
+        return poll(&asked, 1, 0) == 1 and asked.revents == POLLOUT
 
     cdef int resume(self) except -1:
         """The Transport is empty again: send what waited for that."""
@@ -165,8 +177,7 @@ cdef class Wire:
         """The connection is gone, and its fd may soon be another's."""
         shut_down(self.fd)
         self.socket.state = CLOSED
-        self.socket.fd = -1
-        self.fd = -1
+        self.fd = self.socket.fd = -1
         self.viewed = None
         self.pending_pong = None
         self.transport = None

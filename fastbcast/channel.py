@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from ._fanout import Fanout
+from .deadlines import wait_for
 from .typing import Flushed
 
 __all__ = ["Asked", "Channel"]
@@ -57,7 +58,7 @@ class Asked:
         try:
             if self._countdown.left:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._countdown.over.wait(), timeout)
+                    await wait_for(self._countdown.over.wait(), timeout)
         finally:
             counts += [channel._finish_flush(flush) for channel, flush in self._flushes]
         return Flushed(*map(sum, zip(*counts, strict=True)))

@@ -35,6 +35,7 @@ async def close_spread(
     """Close all clients, in no order, evenly over `seconds`; those that come meanwhile too. Returns when is_over().
 
     Whoever is behind is left for later, and at the end to the caller. Few clients are closed sooner: one each tick.
+    Time is counted in ticks: one that comes late, after the process was frozen, does not close all that are left.
     """
     ticks = math.ceil(seconds / TICK_SECONDS)
     for left in range(ticks, 0, -1):
@@ -49,3 +50,4 @@ async def close_spread(
         if is_over():
             return
         await asyncio.sleep(seconds / ticks)
+        await asyncio.sleep(0)  # where that took much longer, the loop first sees whose socket has room by now

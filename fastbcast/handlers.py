@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from .deadlines import wait_for
 from .failures import end_program, settle
 from .log import log_event
 from .throttle import Throttle
@@ -168,21 +169,22 @@ class Handlers:
 
         The one that called this, and so waits for it, is left alone.
         """
-        deadline = asyncio.get_running_loop().time() + seconds
+        caller = asyncio.current_task()
         # A cancelled handler is followed by its client's on_disconnect, which gets as long again.
-        for patience in (0.0, seconds):
-            while tasks := self._tasks_of(server):
-                left = deadline + patience - asyncio.get_running_loop().time()
-                _, late = await asyncio.wait(tasks, timeout=max(0.0, left))
-                if late:
-                    for task in late:
-                        inbox = self._tasks[task]._inbox
-                        if inbox is not None:
-                            inbox.is_cancelled = True
-                        task.cancel()
-                    await asyncio.sleep(0)
-                    break
+        for _ in range(2):
+            try:
+                await wait_for(self._wait_for_tasks(server, caller), seconds)
+            except asyncio.TimeoutError:
+                for task in self._tasks_of(server, caller):
+                    inbox = self._tasks[task]._inbox
+                    if inbox is not None:
+                        inbox.is_cancelled = True
+                    task.cancel()
+                await asyncio.sleep(0)
 
-    def _tasks_of(self, server: Server) -> list[asyncio.Task[None]]:
-        current = asyncio.current_task()
-        return [task for task, client in self._tasks.items() if client.server is server and task is not current]
+    async def _wait_for_tasks(self, server: Server, caller: asyncio.Task[Any] | None) -> None:
+        while tasks := self._tasks_of(server, caller):
+            await asyncio.wait(tasks)
+
+    def _tasks_of(self, server: Server, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[None]]:
+        return [task for task, client in self._tasks.items() if client.server is server and task is not caller]

@@ -26,11 +26,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 
+from .deadlines import wait_for
 from .listeners import Listeners, inherit
 from .log import log_event
 
@@ -72,8 +74,8 @@ class Predecessor:
 
 async def find_predecessor(path: str) -> Predecessor | None:
     """Ask the process at `path` for its sockets; None if there is no process. HandoverFailed if it gives none."""
-    deadline = asyncio.get_running_loop().time() + OFFER_SECONDS
-    while True:
+    # Counted, not timed: a process that was frozen meanwhile asks as often.
+    for _ in range(math.ceil(OFFER_SECONDS / ASK_AGAIN_SECONDS)):
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connection.setblocking(False)
@@ -94,9 +96,8 @@ async def find_predecessor(path: str) -> Predecessor | None:
             else:
                 stack.pop_all()
                 return Predecessor(connection, sockets, files)
-        if asyncio.get_running_loop().time() > deadline:
-            raise HandoverFailed("others are taking over again and again")
         await asyncio.sleep(ASK_AGAIN_SECONDS)
+    raise HandoverFailed("others are taking over again and again")
 
 
 class Offer:
@@ -160,11 +161,11 @@ class Offer:
 
 
 async def _send(connection: socket.socket, data: bytes) -> None:
-    await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(connection, data), READY_SECONDS)
+    await wait_for(asyncio.get_running_loop().sock_sendall(connection, data), READY_SECONDS)
 
 
 async def _receive(connection: socket.socket, size: int) -> bytes:
-    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, size), READY_SECONDS)
+    return await wait_for(asyncio.get_running_loop().sock_recv(connection, size), READY_SECONDS)
 
 
 async def _receive_offer(connection: socket.socket) -> tuple[list[socket.socket], list[str]]:
@@ -173,7 +174,7 @@ async def _receive_offer(connection: socket.socket) -> tuple[list[socket.socket]
     readable = asyncio.Event()
     loop.add_reader(connection.fileno(), readable.set)
     try:
-        await asyncio.wait_for(readable.wait(), OFFER_SECONDS)
+        await wait_for(readable.wait(), OFFER_SECONDS)
     finally:
         loop.remove_reader(connection.fileno())
     data, fds, _, _ = socket.recv_fds(connection, MAX_OFFER_BYTES, MAX_SOCKETS)

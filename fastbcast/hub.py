@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,7 @@ from ._publish_queue import PublishQueue
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .channel import Asked, Channel
+from .deadlines import Deadlines
 from .exceptions import InvalidChannelName, TooManyChannels, TooManySubscriptions
 from .handlers import Handlers
 from .log import log_event
@@ -62,13 +64,15 @@ class Hub:
         self._policies: dict[ChannelOptions, Policy] = {}
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._clients: set[Client] = set()
+        self.watch = Watch(self.options.stall_seconds)
         self._sweeper = Sweeper(
             self.options.slice_seconds,
             self.options.max_log_bytes, self._relieve_logs,
             self.options.max_pinned_bytes, self._relieve_pinned,
             self.options.max_window_bytes,
+            self.watch.ticker,
         )
-        self.watch = Watch(self.options.stall_seconds)
+        self.closing: Deadlines[Client] = Deadlines(self.options.close_seconds, methodcaller("_close_overdue"))
         self.handlers = Handlers(
             self.options.max_inbox_messages,
             self.options.max_message_bytes,
@@ -94,7 +98,6 @@ class Hub:
         self.max_message_bytes = self.options.max_message_bytes
         self.max_fragments = self.options.max_fragments
         self.max_direct_bytes = self.options.max_direct_bytes
-        self.close_seconds = self.options.close_seconds
         self.check_thread = self._sweeper.check
 
     def bind(self) -> None:

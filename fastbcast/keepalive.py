@@ -12,16 +12,17 @@ Invariants
 2. Any byte that is received is a sign of life. A client whose socket is full is not pinged: `stall_seconds` is for it.
    One that is not read from, for its inbox or its rate, is pinged for what a reset answers, and not given up.
 3. The times are spread, so that clients that came together are not pinged together.
+4. Nobody is given up before what has come is read, nor for the time in which this process was frozen: see _ticker.pyx.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
 from typing import TYPE_CHECKING
 
+from ._ticker import Ticker
 from .log import log_event
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ class Keepalive:
         self._buckets: list[set[Client]] = [set() for _ in range(bucket_count)]
         self._position = 0
         self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._ticker = Ticker(self._tick_seconds, self._tick)
 
     def add(self, client: Client) -> None:
         """Look after `client` from now on."""
         self._count += 1
         self._look_again(client, self._choose_ping_seconds())
-        self._set_timer()
+        self._ticker.start()
 
     def discard(self, client: Client) -> None:
         """Its connection is gone."""
@@ -72,21 +73,17 @@ class Keepalive:
         client._bucket = bucket = self._buckets[(self._position + ticks) % count]
         bucket.add(client)
 
-    def _tick(self) -> None:
-        self._timer = None
+    def _tick(self, now: float) -> None:
         self._position = (self._position + 1) % len(self._buckets)
         bucket = self._buckets[self._position]
         while bucket:
             client = bucket.pop()
             try:
-                seconds = client._keep_alive(self._choose_ping_seconds(), self._pong_seconds)
+                seconds = client._keep_alive(self._choose_ping_seconds(), self._pong_seconds, now)
             except Exception as error:  # it is one client's: the others are looked at all the same
                 log_event(logging.ERROR, "keepalive_failed", exception=error)
                 seconds = self._ping_seconds
             if client._bucket is not None:  # it has not ended meanwhile
                 self._look_again(client, seconds)
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is None and self._count:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
+        if self._count:
+            self._ticker.start()

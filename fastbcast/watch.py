@@ -7,14 +7,15 @@ Invariants
 
 1. A timer is set if and only if somebody is watched. Nobody is watched for long after the socket has room again.
 2. What a client holds in memory is bounded in time: a client that takes nothing is evicted under every policy.
+3. The time in which this process was frozen counts against nobody: see _ticker.pyx.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from ._ticker import Ticker
 from .log import log_event
 
 if TYPE_CHECKING:
@@ -31,20 +32,20 @@ class Watch:
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
-        self._tick_seconds = MAX_TICK_SECONDS
         self._clients: dict[Client, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self.ticker = Ticker(MAX_TICK_SECONDS, self._tick)
+        """Its clock is also that of the soft limits."""
         self.limit(stall_seconds)
 
     def limit(self, seconds: float) -> None:
         """Look often enough to see that a limit of so many seconds has passed."""
-        self._tick_seconds = min(self._tick_seconds, seconds / TICKS_PER_LIMIT)
+        self.ticker.limit(seconds / TICKS_PER_LIMIT)
 
     def add(self, client: Client) -> None:
         """Watch `client`, whose socket is full."""
         self._clients.pop(client, None)     # blocked anew: the last of those that were blocked
         self._clients[client] = None
-        self._set_timer()
+        self.ticker.start()
 
     def clients(self) -> list[Client]:
         """Return the clients whose sockets are full now."""
@@ -55,14 +56,13 @@ class Watch:
         found = [client for client in self._clients if client._viewed is not None]
         return sorted(found, key=lambda client: client.is_writing_paused)
 
-    def _tick(self) -> None:
-        self._timer = None
+    def _tick(self, now: float) -> None:
         paused = self.clients()
         self._clients = dict.fromkeys([*paused, *self.holders()])
         behind: set[Channel] = set()
         for client in paused:
             try:
-                if client._stalled_seconds() >= self._stall_seconds:
+                if client._stalled_seconds(now) >= self._stall_seconds:
                     client._evict("stalled")
                 else:
                     behind.update(client._channels_behind())
@@ -70,8 +70,5 @@ class Watch:
                 log_event(logging.ERROR, "evict_failed", exception=error)
         for channel in behind:
             channel._judge()
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is None and self._clients:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_seconds, self._tick)
+        if self._clients:
+            self.ticker.start()

@@ -98,12 +98,12 @@ def test_the_timer_ends_when_nobody_waits_and_begins_again(run):
         hub = Hub(stall_seconds=0.1)
         async with connections(hub, "/x", **BUFFERS) as (raw, client):
             for _ in range(2):
-                assert hub.watch._timer is None
+                assert not hub.watch.ticker.is_running
                 hub.publish("x", bytes(256 * KIB))
                 await until(lambda: client.is_writing_paused)
-                assert hub.watch._timer is not None
+                assert hub.watch.ticker.is_running
                 assert await raw.read_payloads(1) == [bytes(256 * KIB)]
-                await until(lambda: hub.watch._timer is None)
+                await until(lambda: not hub.watch.ticker.is_running)
                 assert not hub.watch._clients
             assert client.is_open
 
@@ -118,7 +118,7 @@ def test_the_timer_ends_when_those_it_watched_are_gone(run):
             await until(lambda: one.is_writing_paused and other.is_writing_paused)
             raw.reset()
             other.abort()
-            await until(lambda: hub.watch._timer is None)
+            await until(lambda: not hub.watch.ticker.is_running)
             assert hub.stats()["clients"] == 0
             assert not hub.watch._clients
 

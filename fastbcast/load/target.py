@@ -153,7 +153,9 @@ class Server:
 
     def _wait_until_ready(self) -> str:
         deadline = time.monotonic() + self._start_timeout_seconds
-        while time.monotonic() < deadline:
+        is_over = False
+        while not is_over:
+            is_over = time.monotonic() >= deadline  # before the look: this process, too, may be frozen for that long
             if ready := re.search(r"listening on (ws://\S+)\s", self.output):
                 return ready[1]
             if self._process.poll() is not None:

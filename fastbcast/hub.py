@@ -358,7 +358,7 @@ class Hub:
         client.server.client_gone(client)
         self.handlers.handle("disconnect", client, disconnect)
         if client._inbox is not None and self.loop is not None:
-            self.loop.call_later(self.close_seconds, self.handlers.tell_if_late, client)
+            self.loop.call_later(self.options.close_seconds, self.handlers.tell_if_late, client)
 
     # Numbers.
 

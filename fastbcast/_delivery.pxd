@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._policy cimport Place, Slot
 from fastbcast._roster cimport Subscription
+from fastbcast._slot cimport Slot, SlotDetails
 from fastbcast._sweeper cimport Counters
 from fastbcast._tally cimport Tally
 
@@ -13,7 +13,7 @@ cdef class Delivery(Tally):
 
     cdef int ask_for_round(self) except -1
     cdef int leave_to_rounds(self) except -1
-    cdef int keeps_up(self, Place* place) noexcept nogil
+    cdef int keeps_up(self, SlotDetails* details) noexcept nogil
     cdef int hand_over(self, Subscription subscription) except -1
     cdef int send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1
     cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1

@@ -22,11 +22,10 @@ from libc.string cimport memset
 from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport end_of, gather, iovec, published_ns, seq_at, view
-from fastbcast._policy cimport KEEPING_UP, Place, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
+from fastbcast._slot cimport KEEPING_UP, PAUSED, WRITABLE, Slot, SlotDetails
 from fastbcast._tally cimport Tally
-from fastbcast._wire cimport PAUSED, WRITABLE
 
 cdef enum:
     ENCRYPTED_BYTES = 65536     # whole frames that a TLS Transport is given at once, if one is not larger: four records
@@ -45,11 +44,11 @@ cdef class Delivery(Tally):
         self.has_returners = True
         return self.ask_for_round()
 
-    cdef int keeps_up(self, Place* place) noexcept nogil:
+    cdef int keeps_up(self, SlotDetails* details) noexcept nogil:
         """A subscriber has everything: from here on it is sent every message, and its lag counts anew."""
-        place.judged_from = KEEPING_UP
-        place.soft_since_ns = 0
-        place.is_compacted = self.policy.release_ns != 0
+        details.judged_from = KEEPING_UP
+        details.soft_since_ns = 0
+        details.is_compacted = self.policy.release_ns != 0
         return 0
 
     cdef int hand_over(self, Subscription subscription) except -1:
@@ -62,7 +61,7 @@ cdef class Delivery(Tally):
         self._give(
             subscription, view(slot.lane, start, slot.cursor), seq, seq + 1, published_ns(slot.lane, seq)
         )
-        if subscription.is_active and not subscription.place.rest_seq \
+        if subscription.is_active and not subscription.details.rest_seq \
                 and self.slots[subscription.index].seq != self.log.lane.next_seq:
             self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
@@ -82,7 +81,7 @@ cdef class Delivery(Tally):
             start = slot.cursor
             seq = slot.seq
             if start == slot.lane.tail:
-                self.keeps_up(slot.place)
+                self.keeps_up(slot.details)
                 break
             if has_sent and now_ns() >= deadline_ns:
                 self.leave_to_rounds()
@@ -111,9 +110,9 @@ cdef class Delivery(Tally):
         self.counters.sent_bytes += <uint64_t>len(rest)
         try:
             if subscription.wire.hand_over(rest):
-                subscription.place.rest_seq = seq
-                subscription.place.rest_end_seq = end_seq
-                subscription.place.rest_ns = first_ns
+                subscription.details.rest_seq = seq
+                subscription.details.rest_end_seq = end_seq
+                subscription.details.rest_ns = first_ns
         except Exception as error:
             self.sweeper.report("transport_failed", self.name, error)
             self.fail(subscription, 0)
@@ -158,9 +157,9 @@ cdef class Delivery(Tally):
                 self._pass_over(slot, self.log.lane.next_seq, compact.keyless)
                 slot.seq = self.log.lane.next_seq
                 slot.cursor = self.log.lane.tail
-                slot.place.keyless = compact.keyless
-                slot.place.is_compacted = self.policy.release_ns != 0
-                self.place_at_tail(slot)
+                slot.details.keyless = compact.keyless
+                slot.details.is_compacted = self.policy.release_ns != 0
+                self.move_to_tail(slot)
                 break
             message.msg_iovlen = count
             if subscription.wire.is_encrypted:
@@ -182,7 +181,7 @@ cdef class Delivery(Tally):
                 self._pass_over(slot, entry.seq, entry.keyless - (not entry.has_key))
                 slot.seq = entry.seq + 1
                 slot.cursor = entry.end
-                slot.place.keyless = entry.keyless
+                slot.details.keyless = entry.keyless
                 left -= 1
                 frame_bytes = pieces[k].iov_len
                 if sent >= frame_bytes:
@@ -200,7 +199,7 @@ cdef class Delivery(Tally):
     cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept:
         """Count what a reader of the compact log does not get before `seq`; `keyless` messages without a key
         came before that."""
-        cdef uint64_t skipped = keyless - slot.place.keyless
+        cdef uint64_t skipped = keyless - slot.details.keyless
         if seq != slot.seq:
             self.count_compacted(slot, seq, skipped)
             self.counters.skipped_messages += skipped

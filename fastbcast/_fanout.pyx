@@ -23,11 +23,12 @@ from fastbcast._frames cimport (
     Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
 )
 from fastbcast._log cimport Lane, Log
-from fastbcast._policy cimport CONFLATE, EVICT, Policy, Slot
+from fastbcast._policy cimport CONFLATE, EVICT, Policy
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
+from fastbcast._slot cimport WRITABLE, Slot
 from fastbcast._sweeper cimport Sweeper
-from fastbcast._wire cimport WRITABLE, Wire
+from fastbcast._wire cimport Wire
 
 from fastbcast.exceptions import MessageTooBig
 
@@ -144,8 +145,8 @@ cdef class Fanout(Round):
             self.offered = self.appended
         subscription = self.admit(wire)
         if self.policy.release_ns:
-            subscription.place.keyless = self.compact.keyless
-            subscription.place.is_compacted = True
+            subscription.details.keyless = self.compact.keyless
+            subscription.details.is_compacted = True
         if self.remaining:
             self.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
         return subscription
@@ -207,14 +208,14 @@ cdef class Fanout(Round):
         seq = self.slots[subscription.index].seq
         first_seq = self.slots[subscription.index].lane.first_seq
         if seq == self.log.lane.next_seq:
-            return self.keeps_up(&subscription.place)
+            return self.keeps_up(&subscription.details)
         if subscription.wire.socket.state != WRITABLE:
             return 0
         if occasion == ON_RESUME:
             deadline_ns = self.sweeper.turn_deadline()
         if now_ns() >= deadline_ns or (self.policy.release_ns and occasion != BEFORE_CLOSE):
             return self.leave_to_rounds()
-        if subscription.place.is_compacted:
+        if subscription.details.is_compacted:
             self.send_compacted(subscription, UINT64_MAX, deadline_ns)
         else:
             # Rounds of one slot: more than one if it takes several sends, or if the Transport can write what the
@@ -236,9 +237,9 @@ cdef class Fanout(Round):
                 if self.sweeper.aside_count:
                     self.settle(deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
-            self.keeps_up(&subscription.place)
+            self.keeps_up(&subscription.details)
         if subscription.is_active:
-            self.look_at(&self.slots[subscription.index])
+            self.move_if_possible(&self.slots[subscription.index])
         if seq <= first_seq:
             self.trim()
         self.check_flushes()
@@ -246,7 +247,7 @@ cdef class Fanout(Round):
 
     cdef int resume(self, Subscription subscription) except -1:
         """The Transport has written the rest of the frame that ends at the cursor."""
-        subscription.place.rest_seq = 0
+        subscription.details.rest_seq = 0
         if subscription.is_active:
             self.check_flushes()
         return 0
@@ -266,10 +267,10 @@ cdef class Fanout(Round):
         for i in range(self.count):
             slot = &self.slots[i]
             middle = slot.lane.head + (slot.lane.tail - slot.lane.head) // 2
-            if slot.place.is_compacted or slot.cursor == slot.lane.tail:
+            if slot.details.is_compacted or slot.cursor == slot.lane.tail:
                 continue
             if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
-                evicted.append(<Subscription>slot.place.subscription)
+                evicted.append(<Subscription>slot.details.subscription)
             elif slot.cursor <= middle:
                 self._jump(slot, slot.lane.tail - middle)
         for subscription in evicted:
@@ -295,8 +296,8 @@ cdef class Fanout(Round):
         assert self.position < self.count or self.count == 0
         for i in range(self.count):
             slot = &self.slots[i]
-            subscription = <Subscription>slot.place.subscription
-            assert subscription.is_active and subscription.index == i and &subscription.place == slot.place
+            subscription = <Subscription>slot.details.subscription
+            assert subscription.is_active and subscription.index == i and &subscription.details == slot.details
             assert slot.cursor <= slot.lane.tail
             if slot.seq != self.log.lane.next_seq and slot.socket.state == WRITABLE:
                 assert self.remaining or self.needs_round, f"{self.name}: slot {i} is left behind"

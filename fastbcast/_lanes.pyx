@@ -75,7 +75,7 @@ cdef class Lanes:
         self._put(self.deflated_small, small_out, payload, small)
         self._put(self.windowed, windowed_out, payload, window)
         self.messages_since_reset += 1
-        return self.plain.append(payload) if is_plain_kept else pass_by(self.plain)
+        return self.plain.append(payload) if is_plain_kept else skip_unread(self.plain)
 
     cdef int _put(self, Log log, uint8_t* out, Payload* payload, Deflater deflater) noexcept:
         """Write the message where `reserve` said, compressed if there is a `deflater`."""
@@ -83,7 +83,7 @@ cdef class Lanes:
         cdef Py_ssize_t size = plain_bytes
         cdef bint is_alone = log is not self.windowed
         if out == NULL:
-            pass_by(log)
+            skip_unread(log)
             return 0
         if deflater is not None:
             size = self.deflaters.write_frame(deflater, out, payload, is_alone)
@@ -95,10 +95,10 @@ cdef class Lanes:
 
     cdef uint64_t skip(self) noexcept:
         """Number a message that nobody is there to get. Returns its seq."""
-        pass_by(self.deflated)
-        pass_by(self.deflated_small)
-        pass_by(self.windowed)
-        return pass_by(self.plain)
+        skip_unread(self.deflated)
+        skip_unread(self.deflated_small)
+        skip_unread(self.windowed)
+        return skip_unread(self.plain)
 
     cdef bint begin_window(self) except -1:
         """Have the next message refer to nothing before it. Returns False if there is no room for a window."""
@@ -162,7 +162,7 @@ cdef uint8_t* reserve(Log log, Payload* payload, Deflater deflater) except? NULL
     return log.reserve(wanted_bytes)
 
 
-cdef uint64_t pass_by(Log log) noexcept:
+cdef uint64_t skip_unread(Log log) noexcept:
     """Number a message that nobody reads in this form; what is left there nobody reads either."""
     log.trim(log.lane.tail)
     return log.skip()

@@ -18,6 +18,7 @@ from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
 from fastbcast._log cimport DEFLATED, PLAIN, WINDOWED
+from fastbcast._slot cimport KEEPING_UP, Slot, SlotDetails
 
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
 FORMS = {"off": PLAIN, "deflate": DEFLATED, "window": WINDOWED}
@@ -62,24 +63,24 @@ cdef class Policy:
 
     cdef uint64_t judge(self, Slot* slot, uint64_t now, bint is_turn_end) noexcept nogil:
         """Return WITHIN_LIMITS, or the limit that a subscriber which the kernel refused has passed."""
-        cdef Place* place = slot.place
+        cdef SlotDetails* details = slot.details
         cdef uint64_t tail = slot.lane.tail
         cdef uint64_t lag
         if tail - slot.cursor > self.max_lag_bytes + self.max_burst_bytes:
             return self.max_lag_bytes
         if not is_turn_end:
             return WITHIN_LIMITS
-        if place.judged_from == KEEPING_UP:
-            place.judged_from = tail
+        if details.judged_from == KEEPING_UP:
+            details.judged_from = tail
             return WITHIN_LIMITS
-        lag = tail - max(slot.cursor, place.judged_from)
+        lag = tail - max(slot.cursor, details.judged_from)
         if lag > self.max_lag_bytes:
             return self.max_lag_bytes
         if lag <= self.soft_lag_bytes:
-            place.soft_since_ns = 0
-        elif place.soft_since_ns == 0:
-            place.soft_since_ns = now
-        elif now - place.soft_since_ns >= self.soft_lag_ns:
-            place.soft_since_ns = 0
+            details.soft_since_ns = 0
+        elif details.soft_since_ns == 0:
+            details.soft_since_ns = now
+        elif now - details.soft_since_ns >= self.soft_lag_ns:
+            details.soft_since_ns = 0
             return self.soft_lag_bytes
         return WITHIN_LIMITS

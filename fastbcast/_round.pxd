@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._delivery cimport Delivery
-from fastbcast._policy cimport Slot
+from fastbcast._slot cimport Slot
 from fastbcast._sweeper cimport Verdict
 
 

@@ -31,11 +31,11 @@ from libc.string cimport memset
 from fastbcast._clock cimport coarse_ns, now_ns
 from fastbcast._delivery cimport Delivery
 from fastbcast._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
-from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
+from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS
 from fastbcast._roster cimport Subscription
 from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
+from fastbcast._slot cimport PAUSED, WRITABLE, Slot
 from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, ENCRYPTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
-from fastbcast._wire cimport PAUSED, WRITABLE
 
 cdef enum:
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late
@@ -99,7 +99,7 @@ cdef class Round(Delivery):
         if not self.has_leftover:
             self.offered = self.round_end
         self.has_leftover = False
-        self.is_look_due = True
+        self.moves_due = True
         self.has_returners = self.has_returners and self.needs_round
         self.counters.add_round(now_ns() - self.round_began_ns)
         self.trim()
@@ -138,7 +138,7 @@ cdef class Round(Delivery):
             tail = slot.lane.tail
             if slot.cursor == tail:
                 pass
-            elif is_conflating and slot.place.is_compacted:
+            elif is_conflating and slot.details.is_compacted:
                 if slot.socket.state == WRITABLE:
                     self._set_aside(index, COMPACTED, 0)
                     python_sends += 1
@@ -162,7 +162,7 @@ cdef class Round(Delivery):
                 if sent == wanted:
                     if slot.cursor == tail:
                         if self.has_returners:
-                            self.keeps_up(slot.place)
+                            self.keeps_up(slot.details)
                     else:   # more pieces than one send takes: the others come first
                         self.needs_round = True
                         self.has_leftover = True
@@ -178,8 +178,8 @@ cdef class Round(Delivery):
                     self._set_aside(index, FAILED, errno)
             elif slot.socket.state == PAUSED:
                 if is_conflating:
-                    slot.place.keyless = self.compact.keyless_before(slot.seq)
-                    slot.place.is_compacted = True
+                    slot.details.keyless = self.compact.keyless_before(slot.seq)
+                    slot.details.is_compacted = True
                     if slot.lane.form != PLAIN:
                         self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
                 else:
@@ -243,7 +243,7 @@ cdef class Round(Delivery):
         cdef list compacted = []
         cdef list encrypted = []
         for i in range(self.sweeper.aside_count):
-            subscription = <Subscription>self.slots[self.sweeper.asides[i].index].place.subscription
+            subscription = <Subscription>self.slots[self.sweeper.asides[i].index].details.subscription
             if self.sweeper.asides[i].verdict == REFUSED:
                 refused.append(subscription)
             elif self.sweeper.asides[i].verdict == FAILED:

@@ -25,6 +25,7 @@ from libc.stdint cimport uint64_t
 
 from fastbcast._clock cimport coarse_ns
 from fastbcast._log cimport COPIED_REST_BYTES
+from fastbcast._slot cimport CLOSED, PAUSED, WRITABLE
 
 from weakref import ref
 

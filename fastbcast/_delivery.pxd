@@ -15,7 +15,7 @@ cdef class Delivery(Tally):
     cdef int leave_to_rounds(self) except -1
     cdef int keeps_up(self, SlotDetails* details) noexcept nogil
     cdef int hand_over(self, Subscription subscription) except -1
-    cdef int send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1
+    cdef int send_by_transport(self, Subscription subscription, uint64_t deadline_ns) except -1
     cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1
     cdef int evict(self, Subscription subscription, str cause) except -1
     cdef int fail(self, Subscription subscription, int error) except -1

@@ -1,7 +1,7 @@
 """What one subscriber is sent while Python has control: what a round could not finish, and what it catches up with.
 
     refused       hand_over          the rest of a frame, or all of one          -> its Transport
-    encrypted     send_encrypted     whole frames, until that has to keep any    -> its Transport (tls.py)
+    no descriptor send_by_transport  whole frames, until that has to keep any    -> its Transport (under TLS: tls.py)
     compacted     send_compacted     of each key the newest message              -> its socket, and the rest likewise
     failed, over its limit           nothing more: its client is closed
 
@@ -28,7 +28,9 @@ from fastbcast._slot cimport KEEPING_UP, PAUSED, WRITABLE, Slot, SlotDetails
 from fastbcast._tally cimport Tally
 
 cdef enum:
-    ENCRYPTED_BYTES = 65536     # whole frames that a TLS Transport is given at once, if one is not larger: four records
+    # Whole frames that a Transport is given at once where there is no descriptor, if one frame is not larger: four TLS
+    # records (RFC 8446 section 5.1: at most 16 KiB each).
+    TRANSPORT_BYTES = 65536
 
 
 cdef class Delivery(Tally):
@@ -66,7 +68,7 @@ cdef class Delivery(Tally):
             self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
 
-    cdef int send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1:
+    cdef int send_by_transport(self, Subscription subscription, uint64_t deadline_ns) except -1:
         """Give the Transport what the subscriber lacks, some whole frames at a time, until it has to keep any.
 
         At the deadline what is left waits for one more round.
@@ -89,7 +91,7 @@ cdef class Delivery(Tally):
             has_sent = True
             gather(slot.lane, start, &piece, 1)
             slot.seq = max(
-                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES))
+                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>TRANSPORT_BYTES))
             )
             slot.cursor = end_of(slot.lane, slot.seq - 1)
             self.counters.sends += 1
@@ -162,7 +164,7 @@ cdef class Delivery(Tally):
                 self.move_to_tail(slot)
                 break
             message.msg_iovlen = count
-            if subscription.wire.is_encrypted:
+            if subscription.wire.is_transport_only:
                 sent = 0    # the Transport gets one frame after the other
             else:
                 with nogil:
@@ -189,7 +191,7 @@ cdef class Delivery(Tally):
                     self.counters.sent_bytes += <uint64_t>frame_bytes
                     sent -= frame_bytes
                 else:
-                    self.counters.refused_sends += not subscription.wire.is_encrypted
+                    self.counters.refused_sends += not subscription.wire.is_transport_only
                     self._give(
                         subscription, memoryview(<object>frames[k])[sent:], entry.seq, entry.seq + 1, entry.published_ns
                     )

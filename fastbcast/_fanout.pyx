@@ -23,10 +23,10 @@ from fastbcast._frames cimport (
     Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
 )
 from fastbcast._log cimport Lane, Log
-from fastbcast._policy cimport CONFLATE, EVICT, Policy
+from fastbcast._policy cimport Policy
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
-from fastbcast._slot cimport WRITABLE, Slot
+from fastbcast._slot cimport WRITABLE, Slice, Slot
 from fastbcast._sweeper cimport Sweeper
 from fastbcast._wire cimport Wire
 
@@ -44,7 +44,7 @@ cdef class Fanout(Round):
         self.policy = policy
         self.coalesce_seconds = policy.coalesce_seconds
         self.log = Log(sweeper.ledger)
-        if policy.kind == CONFLATE:
+        if policy.reads_compact:
             self.compact = CompactLog(
                 sweeper.ledger, max_keys=policy.max_keys, max_snapshot_bytes=policy.max_snapshot_bytes
             )
@@ -199,9 +199,7 @@ cdef class Fanout(Round):
         release, unless nothing but a CLOSE follows.
         """
         cdef uint64_t deadline_ns = UINT64_MAX
-        cdef uint32_t position = self.position
-        cdef uint32_t remaining = self.remaining
-        cdef bint has_leftover = self.has_leftover
+        cdef Slice part
         cdef uint64_t seq, first_seq
         if not subscription.is_active:
             return 0
@@ -218,7 +216,7 @@ cdef class Fanout(Round):
         if subscription.details.is_compacted:
             self.send_compacted(subscription, UINT64_MAX, deadline_ns)
         else:
-            # Rounds of one slot: more than one if it takes several sends, or if the Transport can write what the
+            # Slices of one slot: more than one if it takes several sends, or if the Transport can write what the
             # kernel had just refused.
             while (
                 subscription.is_active and subscription.wire.socket.state == WRITABLE
@@ -227,15 +225,13 @@ cdef class Fanout(Round):
                 if now_ns() >= deadline_ns:
                     self.leave_to_rounds()
                     break
-                self.position = subscription.index
-                self.remaining = 1
+                part.position = subscription.index
+                part.remaining = 1
+                part.deadline_ns = UINT64_MAX
+                part.is_turn_end = False
                 with nogil:
-                    self.run_slice(UINT64_MAX, False)
-                self.position = position
-                self.remaining = remaining
-                self.has_leftover = has_leftover
-                if self.sweeper.aside_count:
-                    self.settle(deadline_ns)
+                    self.run_slice(&part)
+                self.settle(&part, deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
             self.keeps_up(&subscription.details)
         if subscription.is_active:
@@ -269,7 +265,7 @@ cdef class Fanout(Round):
             middle = slot.lane.head + (slot.lane.tail - slot.lane.head) // 2
             if slot.details.is_compacted or slot.cursor == slot.lane.tail:
                 continue
-            if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
+            if is_last_resort or (self.policy.closes and slot.cursor <= middle):
                 evicted.append(<Subscription>slot.details.subscription)
             elif slot.cursor <= middle:
                 self._jump(slot, slot.lane.tail - middle)

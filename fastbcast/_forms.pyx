@@ -31,7 +31,6 @@ from fastbcast._deflate cimport can_compress
 from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of
-from fastbcast._policy cimport CONFLATE, EVICT
 from fastbcast._roster cimport Roster, Subscription
 from fastbcast._slot cimport KEEPING_UP, WRITABLE, Slot, Socket
 from fastbcast._wire cimport Wire
@@ -64,7 +63,7 @@ cdef class Forms(Roster):
             self.moves_due or self.lanes.messages_since_reset == self.policy.reset_messages
         ):
             self.join_window()
-        return self.lanes.append(payload, self.policy.kind != EVICT)
+        return self.lanes.append(payload, self.policy.keeps_plain)
 
     cdef int join_window(self) except -1:
         """A message is about to be appended: let those change who can.
@@ -225,7 +224,7 @@ cdef class Forms(Roster):
             if not slot.details.is_compacted:
                 slot.lane.needed_from = min(slot.lane.needed_from, slot.cursor)
                 oldest_seq = min(oldest_seq, slot.seq)
-        if self.policy.kind != EVICT:
+        if self.policy.keeps_plain:
             self.log.lane.needed_from = min(self.log.lane.needed_from, self.oldest_plain_needed(oldest_seq))
         return self.lanes.trim()
 
@@ -238,7 +237,7 @@ cdef class Forms(Roster):
         cdef Lane* lane = &self.log.lane
         cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
         cdef uint64_t limit = self.policy.max_lag_bytes + self.policy.max_burst_bytes
-        if self.policy.kind != CONFLATE and lane.tail - start > limit:
+        if not self.policy.reads_compact and lane.tail - start > limit:
             start = start_of(lane, min(seq_at(lane, lane.tail - limit) + 1, lane.next_seq - 1))
         return start
 
@@ -270,9 +269,9 @@ cdef class Forms(Roster):
             self.log.check_invariants()
         else:
             self.lanes.check_invariants(subscribers)
-            if self.policy.kind == CONFLATE:
+            if self.policy.reads_compact:
                 assert self.log.lane.first_seq <= oldest_seq
-            elif self.policy.kind != EVICT and oldest_seq != self.log.lane.next_seq:
+            elif self.policy.keeps_plain and oldest_seq != self.log.lane.next_seq:
                 assert self.log.lane.first_seq < self.log.lane.next_seq, "nothing to jump to"
 
 

@@ -21,6 +21,11 @@ cdef extern from *:
 cdef class Policy:
     # Set once; channels with the same options share it.
     cdef readonly PolicyKind kind
+    # What `kind` means, as the code asks for it.
+    cdef bint closes           # a subscriber over its limit is closed
+    cdef bint jumps_to_newest  # its cursor jumps to the newest message, not to the oldest within the limit
+    cdef bint reads_compact    # a subscriber that is behind reads from the compact log
+    cdef bint keeps_plain      # the plain lane is kept for subscribers of any form, so that they can go on there
     cdef readonly uint64_t max_message_bytes
     cdef readonly uint64_t max_lag_bytes, max_burst_bytes, max_unswept_bytes, soft_lag_bytes, soft_lag_ns
     cdef readonly Py_ssize_t max_keys, max_snapshot_bytes

@@ -42,6 +42,10 @@ cdef class Policy:
     def __cinit__(self, options not None, uint64_t max_message_bytes):
         cdef double per_second
         self.kind = CONFLATE if options.max_messages_per_second else KINDS[options.policy]
+        self.closes = self.kind == EVICT
+        self.jumps_to_newest = self.kind == LATEST
+        self.reads_compact = self.kind == CONFLATE
+        self.keeps_plain = not self.closes
         self.max_message_bytes = max_message_bytes
         self.max_lag_bytes = options.max_lag_bytes
         self.max_burst_bytes = options.max_burst_bytes

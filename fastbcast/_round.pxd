@@ -1,8 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._delivery cimport Delivery
-from fastbcast._slot cimport Slot
-from fastbcast._sweeper cimport Verdict
+from fastbcast._slot cimport Slice, Slot
 
 
 cdef class Round(Delivery):
@@ -18,8 +17,8 @@ cdef class Round(Delivery):
 
     cdef bint _begin_round(self) except -1
     cdef int _end_round(self) except -1
-    cdef int run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil
-    cdef int settle(self, uint64_t deadline_ns) except -1
-    cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil
-    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil
+    cdef int run_slice(self, Slice* part) noexcept nogil
+    cdef int settle(self, Slice* part, uint64_t deadline_ns) except -1
+    cdef int _read_compacted(self, Slot* slot) noexcept
+    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept
     cdef int trim(self) except -1

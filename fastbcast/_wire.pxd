@@ -8,7 +8,7 @@ cdef class Wire:
     # Set once, None after `detach`.
     cdef object transport               # asyncio.Transport
     cdef object owner                   # the Client: told when too much waits
-    cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
+    cdef bint is_transport_only         # there is no descriptor; the Transport keeps no view of what it is given
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
     # Weak reference to the Segment that the Transport was given a view of, until `resume`; None: it was not.

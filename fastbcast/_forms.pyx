@@ -49,8 +49,8 @@ cdef class Forms(Roster):
             return self.count, 0, 0
         return (
             self.log.lane.subscribers,
-            self.lanes.deflated.lane.subscribers + self.lanes.deflated_small.lane.subscribers,
-            self.lanes.windowed.lane.subscribers,
+            self.lanes.lane_of(DEFLATED).subscribers + self.lanes.lane_of(DEFLATED_SMALL).subscribers,
+            self.lanes.lane_of(WINDOWED).subscribers,
         )
 
     cdef uint64_t append(self, Payload* payload) except 0:
@@ -60,7 +60,7 @@ cdef class Forms(Roster):
         if self.count == 0:
             return self.lanes.skip()
         if self.misplaced and (
-            self.moves_due or self.lanes.messages_since_reset == self.policy.reset_messages
+            self.moves_due or self.lanes.messages_since_reset == self.policy.compression.reset_messages
         ):
             self.join_window()
         return self.lanes.append(payload, self.policy.keeps_plain)
@@ -70,8 +70,9 @@ cdef class Forms(Roster):
 
         It may be the first of a window, if somebody waits for that and the last time is long enough ago.
         """
-        cdef bint may_begin = self.lanes.windowed.lane.subscribers == 0 \
-            or self.lanes.messages_since_reset >= self.policy.reset_messages
+        cdef Lane* windowed = self.lanes.lane_of(WINDOWED)
+        cdef bint may_begin = windowed.subscribers == 0 \
+            or self.lanes.messages_since_reset >= self.policy.compression.reset_messages
         cdef bint has_begun = False
         cdef uint32_t i
         cdef Slot* slot
@@ -86,7 +87,7 @@ cdef class Forms(Roster):
                 if may_begin and not has_begun:
                     has_begun = may_begin = self.lanes.begin_window()
                 if has_begun:
-                    self.change(slot, &self.lanes.windowed.lane, self.lanes.windowed.lane.tail)
+                    self.change(slot, windowed, windowed.tail)
         return 0
 
     # One subscriber.
@@ -96,7 +97,7 @@ cdef class Forms(Roster):
         cdef Subscription subscription
         cdef Slot* slot
         if self.lanes is None and self._may_compress(&wire.socket):
-            self.lanes = Lanes(self.log, self.policy, self.sweeper.deflaters)
+            self.lanes = Lanes(self.log, self.sweeper.deflaters, self.policy.compression)
         subscription = self.enroll(wire)
         slot = &self.slots[subscription.index]
         wire.socket.sharable += self._may_share(&wire.socket)
@@ -140,7 +141,7 @@ cdef class Forms(Roster):
     cdef bint _may_share(self, Socket* socket) noexcept nogil:
         """Whether a client can follow the window of this channel."""
         return self.policy.best_form == WINDOWED and self._may_compress(socket) and socket.may_follow_window \
-            and socket.window_bits >= self.policy.window_bits
+            and socket.window_bits >= self.policy.compression.window_bits
 
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil:
         if not self._may_compress(socket):
@@ -195,19 +196,13 @@ cdef class Forms(Roster):
             borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
             self.compact.keep_deflated(
                 index,
-                self.sweeper.deflaters.make_frame(self.policy.compression_level, &payload)
-                if can_compress(payload.len, self.policy.compress_min_bytes) else None
+                self.sweeper.deflaters.make_frame(self.policy.compression.level, &payload)
+                if can_compress(payload.len, self.policy.compression.min_bytes) else None
             )
         return entry.frame if entry.deflated == <PyObject*>None else entry.deflated
 
     cdef Lane* _lane_of(self, Form form) noexcept:
-        if form == PLAIN:
-            return &self.log.lane
-        if form == DEFLATED:
-            return &self.lanes.deflated.lane
-        if form == DEFLATED_SMALL:
-            return &self.lanes.deflated_small.lane
-        return &self.lanes.windowed.lane
+        return &self.log.lane if self.lanes is None else self.lanes.lane_of(form)
 
     # What nobody needs any more.
 

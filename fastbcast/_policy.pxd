@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from fastbcast._deflate cimport Compression
 from fastbcast._log cimport Form
 from fastbcast._slot cimport Slot
 
@@ -34,8 +35,6 @@ cdef class Policy:
     cdef readonly double coalesce_seconds
     # The most that is done for subscribers that have negotiated permessage-deflate; alone: DEFLATED.
     cdef readonly Form best_form
-    cdef readonly int compression_level, window_bits
-    cdef readonly Py_ssize_t compress_min_bytes
-    cdef readonly uint64_t reset_messages
+    cdef Compression compression
 
     cdef uint64_t judge(self, Slot* slot, uint64_t now, bint is_turn_end) noexcept nogil

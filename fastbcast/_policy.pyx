@@ -17,6 +17,7 @@ Invariants
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
+from fastbcast._deflate cimport Compression
 from fastbcast._log cimport DEFLATED, PLAIN, WINDOWED
 from fastbcast._slot cimport KEEPING_UP, Slot, SlotDetails
 
@@ -56,10 +57,9 @@ cdef class Policy:
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
         self.best_form = FORMS[options.compression]
-        self.compression_level = options.compression_level
-        self.window_bits = options.window_bits
-        self.compress_min_bytes = options.compress_min_bytes
-        self.reset_messages = options.reset_messages
+        self.compression = Compression(
+            options.compression_level, options.window_bits, options.compress_min_bytes, options.reset_messages
+        )
         if options.max_messages_per_second:
             per_second = min(options.max_messages_per_second, 1e12)
             self.messages_per_release = <uint64_t>ceil(per_second / MAX_RELEASES_PER_SECOND)

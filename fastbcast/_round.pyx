@@ -131,14 +131,13 @@ cdef class Round(Delivery):
         cdef uint64_t now = coarse_ns()
         cdef bint is_conflating = self.policy.reads_compact
         cdef uint32_t aside_count = 0
-        cdef uint64_t delivered = 0
-        cdef uint64_t sent_bytes = 0
         cdef uint64_t sends = 0
         cdef uint64_t tail
         cdef uint64_t seq
         cdef uint64_t limit
         cdef int python_sends = 0
         cdef uint32_t index = part.position
+        cdef uint32_t remaining = part.remaining
         cdef Slot* slot
         cdef iovec[IOVEC_COUNT] pieces
         cdef msghdr message
@@ -149,7 +148,8 @@ cdef class Round(Delivery):
         memset(&message, 0, sizeof(msghdr))
         message.msg_iov = pieces
         part.has_leftover = False
-        while part.remaining:
+        part.delivered_messages = part.sent_bytes = 0
+        while remaining:
             slot = &self.slots[index]
             tail = slot.lane.tail
             if slot.cursor == tail:
@@ -171,10 +171,10 @@ cdef class Round(Delivery):
                     sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
                 sends += 1
                 if sent > 0:
-                    sent_bytes += sent
+                    part.sent_bytes += <uint64_t>sent
                     slot.cursor += sent
                     seq = next_seq if slot.cursor == tail else seq_at(slot.lane, slot.cursor)
-                    delivered += seq - slot.seq
+                    part.delivered_messages += seq - slot.seq
                     slot.seq = seq
                 if sent == wanted:
                     if slot.cursor == tail:
@@ -207,14 +207,13 @@ cdef class Round(Delivery):
             index += 1
             if index == self.count:
                 index = 0
-            part.remaining -= 1
+            remaining -= 1
             if aside_count == ASIDE_CAPACITY or python_sends == SENDS_PER_CLOCK_READ:
                 break
             if sends % SENDS_PER_CLOCK_READ == SENDS_PER_CLOCK_READ - 1 and now_ns() >= part.deadline_ns:
                 break
         part.position = index
-        part.delivered_messages = delivered
-        part.sent_bytes = sent_bytes
+        part.remaining = remaining
         part.sends = sends
         part.aside_count = aside_count
         return 0

@@ -6,10 +6,14 @@ from fastbcast._sweeper cimport Counters
 from fastbcast._tally cimport Tally
 
 
+cdef struct DeliveryState:
+    bint needs_round                    # a subscriber lacks something, and one more round visits it
+    bint has_returners                  # some subscribers were behind, and are brought to the tail by rounds
+
+
 cdef class Delivery(Tally):
     cdef Counters counters              # set once
-    cdef bint needs_round
-    cdef bint has_returners             # some were behind, and are brought to the tail by rounds
+    cdef DeliveryState delivery
 
     cdef int ask_for_round(self) except -1
     cdef int leave_to_rounds(self) except -1

@@ -38,12 +38,12 @@ cdef class Delivery(Tally):
 
     cdef int ask_for_round(self) except -1:
         """Have one more round run at the end of this turn."""
-        self.needs_round = True
+        self.delivery.needs_round = True
         return self.sweeper.mark_dirty(self)
 
     cdef int leave_to_rounds(self) except -1:
         """Somebody is behind whose socket has room: rounds bring it to the tail."""
-        self.has_returners = True
+        self.delivery.has_returners = True
         return self.ask_for_round()
 
     cdef int keeps_up(self, SlotDetails* details) noexcept nogil:

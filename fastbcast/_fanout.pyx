@@ -37,7 +37,7 @@ cdef class Fanout(Round):
     """One channel: its log, and the subscribers that are sent what is appended to it."""
 
     def __cinit__(self, str name not None, Sweeper sweeper not None, Policy policy not None):
-        self.random = 2463534242  # Marsaglia's seed for xorshift32; any but 0
+        self.round.random = 2463534242  # Marsaglia's seed for xorshift32; any but 0
         self.name = name
         self.sweeper = sweeper
         self.counters = sweeper.counters
@@ -115,9 +115,9 @@ cdef class Fanout(Round):
         self.counters.published_bytes += frame_bytes
         self.begin_tally(seq, has_key)
         if self.count:
-            self.appended += frame_bytes
+            self.round.appended += frame_bytes
             self.ask_for_round()
-            if self.appended - self.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
+            if self.round.appended - self.round.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
                 self.counters.inline_sweeps += 1
                 self._sweep_now()
             self.sweeper.relieve_logs()
@@ -142,13 +142,13 @@ cdef class Fanout(Round):
         cdef Subscription subscription
         self.sweeper.check_thread("subscribe")
         if self.count == 0:
-            self.offered = self.appended
+            self.round.offered = self.round.appended
         subscription = self.admit(wire)
         if self.policy.release_ns:
             subscription.details.keyless = self.compact.keyless
             subscription.details.is_compacted = True
-        if self.remaining:
-            self.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
+        if self.round.remaining:
+            self.round.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
         return subscription
 
     cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1:
@@ -165,15 +165,15 @@ cdef class Fanout(Round):
         )
         self.count_leaver(&self.slots[index], is_evicted)
         self.dismiss(subscription)
-        if index != self.count and self.remaining:
+        if index != self.count and self.round.remaining:
             # The slot that moved may have gone from an unvisited place to a visited one.
             self.ask_for_round()
-        self.remaining = min(self.remaining, self.count)
-        if self.position >= self.count:
-            self.position = 0
+        self.round.remaining = min(self.round.remaining, self.count)
+        if self.round.position >= self.count:
+            self.round.position = 0
         if self.count == 0:
-            self.remaining = 0
-            self.needs_round = False
+            self.round.remaining = 0
+            self.delivery.needs_round = False
             self.sweeper.forget(self)
         if held_back or self.count == 0:
             self.trim()     # on a channel that has gone idle nobody else comes to forget what was kept for it
@@ -183,7 +183,7 @@ cdef class Fanout(Round):
     cdef int _sweep_now(self) except -1:
         """Sweep to the end without judging anybody: the turn's own sweep does that."""
         self.sweeper.attempt(self, UINT64_MAX, False)
-        self.needs_round = True
+        self.delivery.needs_round = True
         return 0
 
     def _judge(self):
@@ -288,12 +288,12 @@ cdef class Fanout(Round):
         self._check_forms()
         if self.compact is not None:
             self.compact.check_invariants()
-        assert self.remaining <= self.count
-        assert self.position < self.count or self.count == 0
+        assert self.round.remaining <= self.count
+        assert self.round.position < self.count or self.count == 0
         for i in range(self.count):
             slot = &self.slots[i]
             subscription = <Subscription>slot.details.subscription
             assert subscription.is_active and subscription.index == i and &subscription.details == slot.details
             assert slot.cursor <= slot.lane.tail
             if slot.seq != self.log.lane.next_seq and slot.socket.state == WRITABLE:
-                assert self.remaining or self.needs_round, f"{self.name}: slot {i} is left behind"
+                assert self.round.remaining or self.delivery.needs_round, f"{self.name}: slot {i} is left behind"

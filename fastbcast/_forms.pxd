@@ -10,11 +10,15 @@ from fastbcast._slot cimport Slot, Socket
 from fastbcast._wire cimport Wire
 
 
+cdef struct FormsState:
+    uint32_t misplaced              # subscribers that are not in the form that they should get
+    bint moves_due                  # some of those may have become able to change since that was last tried
+
+
 cdef class Forms(Roster):
     cdef Policy policy              # set once
-    cdef Lanes lanes                # None: nobody has come yet who could be sent anything compressed
-    cdef uint32_t misplaced         # subscribers that are not in the form that they should get
-    cdef bint moves_due           # since the last look at them, some may have become able to change
+    cdef Lanes lanes                # None: no subscriber has come yet that could be sent anything compressed
+    cdef FormsState forms
 
     cdef uint64_t append(self, Payload* payload) except 0
     cdef Subscription admit(self, Wire wire)

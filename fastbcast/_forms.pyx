@@ -59,8 +59,8 @@ cdef class Forms(Roster):
             return self.log.append(payload) if self.count else self.log.skip()
         if self.count == 0:
             return self.lanes.skip()
-        if self.misplaced and (
-            self.moves_due or self.lanes.messages_since_reset == self.policy.compression.reset_messages
+        if self.forms.misplaced and (
+            self.forms.moves_due or self.lanes.messages_since_reset == self.policy.compression.reset_messages
         ):
             self.join_window()
         return self.lanes.append(payload, self.policy.keeps_plain)
@@ -76,7 +76,7 @@ cdef class Forms(Roster):
         cdef bint has_begun = False
         cdef uint32_t i
         cdef Slot* slot
-        self.moves_due = False
+        self.forms.moves_due = False
         for i in range(self.count):
             slot = &self.slots[i]
             if not self._may_change(slot):
@@ -104,7 +104,7 @@ cdef class Forms(Roster):
         slot.details.wanted = self._wanted_form(&wire.socket)
         self._count(slot, 1)
         self.move_to_tail(slot)
-        self.moves_due = True
+        self.forms.moves_due = True
         return subscription
 
     cdef int dismiss(self, Subscription subscription) except -1:
@@ -126,7 +126,7 @@ cdef class Forms(Roster):
         """Let a slot that is at the tail change at once, as far as it can; to the window it goes at the next message."""
         if self._may_change(slot):
             self.move_to_tail(slot)
-        self.moves_due = True
+        self.forms.moves_due = True
         return 0
 
     cdef bint _may_change(self, Slot* slot) noexcept:
@@ -175,7 +175,7 @@ cdef class Forms(Roster):
     cdef int _count(self, Slot* slot, int added) noexcept nogil:
         slot.lane.subscribers += added
         if slot.lane.form != slot.details.wanted:
-            self.misplaced += added
+            self.forms.misplaced += added
         if slot.lane.form == WINDOWED:
             slot.socket.windowed += added
         elif slot.lane.form != PLAIN:
@@ -258,7 +258,7 @@ cdef class Forms(Roster):
                 assert slot.lane.head <= slot.cursor <= slot.lane.tail
                 assert slot.cursor == start_of(slot.lane, slot.seq)
                 oldest_seq = min(oldest_seq, slot.seq)
-        assert misplaced == self.misplaced
+        assert misplaced == self.forms.misplaced
         assert subscribers[PLAIN] == self.log.lane.subscribers
         if self.lanes is None:
             self.log.check_invariants()

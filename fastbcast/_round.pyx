@@ -54,36 +54,36 @@ cdef class Round(Delivery):
         cdef Slice part
         part.deadline_ns = deadline_ns
         part.is_turn_end = is_turn_end
-        if self.remaining == 0:
+        if self.round.remaining == 0:
             if not self._begin_round():
                 return True
             # The start rotates, so that nobody is always first; xorshift32 is enough for that.
             self.counters.sweeps += 1
-            self.random ^= self.random << 13
-            self.random ^= self.random >> 17
-            self.random ^= self.random << 5
-            self.position = self.random % self.count
+            self.round.random ^= self.round.random << 13
+            self.round.random ^= self.round.random >> 17
+            self.round.random ^= self.round.random << 5
+            self.round.position = self.round.random % self.count
         self.sweeper.is_sweeping = True
         try:
             while True:
-                part.position = self.position
-                part.remaining = self.remaining
+                part.position = self.round.position
+                part.remaining = self.round.remaining
                 with nogil:
                     self.run_slice(&part)
-                self.position = part.position
-                self.remaining = part.remaining
+                self.round.position = part.position
+                self.round.remaining = part.remaining
                 if part.has_leftover:
-                    self.needs_round = True
-                    self.has_leftover = True
+                    self.delivery.needs_round = True
+                    self.round.has_leftover = True
                 self.settle(&part, deadline_ns)
-                if self.remaining == 0:
+                if self.round.remaining == 0:
                     self._end_round()
                     if not self._begin_round():
                         return True
                 if now_ns() >= deadline_ns:
                     return False
         except Exception:
-            self.needs_round = True
+            self.delivery.needs_round = True
             raise
         finally:
             self.sweeper.is_sweeping = False
@@ -91,30 +91,30 @@ cdef class Round(Delivery):
     cdef bint _begin_round(self) except -1:
         """Begin a round if one is needed and, with a limit of the rate, already allowed."""
         cdef uint64_t now
-        if not self.needs_round or self.count == 0:
+        if not self.delivery.needs_round or self.count == 0:
             return False
         now = now_ns()
         if self.policy.release_ns:
-            if now < self.next_release_ns:
-                self.offered = self.appended
+            if now < self.round.next_release_ns:
+                self.round.offered = self.round.appended
                 self.trim()
                 self.check_flushes()
-                self.sweeper.mark_dirty_later(self, (self.next_release_ns - now) / 1e9)
+                self.sweeper.mark_dirty_later(self, (self.round.next_release_ns - now) / 1e9)
                 return False
-            self.next_release_ns = now + self.policy.release_ns
-        self.needs_round = False
-        self.remaining = self.count
-        self.round_end = self.appended
-        self.round_began_ns = now
+            self.round.next_release_ns = now + self.policy.release_ns
+        self.delivery.needs_round = False
+        self.round.remaining = self.count
+        self.round.end = self.round.appended
+        self.round.began_ns = now
         return True
 
     cdef int _end_round(self) except -1:
-        if not self.has_leftover:
-            self.offered = self.round_end
-        self.has_leftover = False
-        self.moves_due = True
-        self.has_returners = self.has_returners and self.needs_round
-        self.counters.add_round(now_ns() - self.round_began_ns)
+        if not self.round.has_leftover:
+            self.round.offered = self.round.end
+        self.round.has_leftover = False
+        self.forms.moves_due = True
+        self.delivery.has_returners = self.delivery.has_returners and self.delivery.needs_round
+        self.counters.add_round(now_ns() - self.round.began_ns)
         self.trim()
         self.check_flushes()
         self.sweeper.relieve_pinned()
@@ -178,7 +178,7 @@ cdef class Round(Delivery):
                     slot.seq = seq
                 if sent == wanted:
                     if slot.cursor == tail:
-                        if self.has_returners:
+                        if self.delivery.has_returners:
                             self.keeps_up(slot.details)
                     else:   # more pieces than one send takes: the others come first
                         part.has_leftover = True

@@ -25,7 +25,8 @@ from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, e
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._subscriber cimport Subscriber
-from fastbcast._wire cimport PAUSED, WRITABLE, finish_writing
+from fastbcast._slot cimport PAUSED, WRITABLE
+from fastbcast._wire cimport finish_writing
 
 from fastbcast.failures import end_program
 from fastbcast.log import log_event

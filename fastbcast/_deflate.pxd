@@ -4,6 +4,14 @@ from fastbcast._frames cimport Payload
 from fastbcast._zlib cimport z_stream
 
 
+cdef struct Compression:
+    # How a channel's messages are compressed; held by its Policy.
+    int level                   # zlib's, 1 to 9
+    int window_bits             # of the channel's window
+    Py_ssize_t min_bytes        # a smaller payload is sent as it is
+    uint64_t reset_messages     # the window begins again after at least so many messages
+
+
 cdef class Deflater:
     cdef z_stream stream
     cdef readonly Py_ssize_t memory_bytes

@@ -1,21 +1,25 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._policy cimport Place, Slot
 from fastbcast._roster cimport Subscription
+from fastbcast._slot cimport Slot, SlotDetails
 from fastbcast._sweeper cimport Counters
 from fastbcast._tally cimport Tally
 
 
+cdef struct DeliveryState:
+    bint needs_round                    # a subscriber lacks something, and one more round visits it
+    bint has_returners                  # some subscribers were behind, and are brought to the tail by rounds
+
+
 cdef class Delivery(Tally):
     cdef Counters counters              # set once
-    cdef bint needs_round
-    cdef bint has_returners             # some were behind, and are brought to the tail by rounds
+    cdef DeliveryState delivery
 
     cdef int ask_for_round(self) except -1
     cdef int leave_to_rounds(self) except -1
-    cdef int keeps_up(self, Place* place) noexcept nogil
+    cdef int keeps_up(self, SlotDetails* details) noexcept nogil
     cdef int hand_over(self, Subscription subscription) except -1
-    cdef int send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1
+    cdef int send_by_transport(self, Subscription subscription, uint64_t deadline_ns) except -1
     cdef int send_compacted(self, Subscription subscription, uint64_t max_messages, uint64_t deadline_ns) except -1
     cdef bint excuse(self, Subscription subscription) except -1
     cdef int evict(self, Subscription subscription, str cause) except -1

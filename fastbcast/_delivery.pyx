@@ -1,7 +1,7 @@
 """What one subscriber is sent while Python has control: what a round could not finish, and what it catches up with.
 
     refused       hand_over          the rest of a frame, or all of one          -> its Transport
-    encrypted     send_encrypted     whole frames, until that has to keep any    -> its Transport (tls.py)
+    no descriptor send_by_transport  whole frames, until that has to keep any    -> its Transport (under TLS: tls.py)
     compacted     send_compacted     of each key the newest message              -> its socket, and the rest likewise
     failed, over its limit           nothing more: its client is closed
 
@@ -22,14 +22,15 @@ from libc.string cimport memset
 from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport CompactLog, Entry, bytes_of
 from fastbcast._log cimport end_of, gather, iovec, published_ns, seq_at, view
-from fastbcast._policy cimport KEEPING_UP, Place, Slot
 from fastbcast._roster cimport Subscription
 from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
+from fastbcast._slot cimport KEEPING_UP, PAUSED, WRITABLE, Slot, SlotDetails
 from fastbcast._tally cimport Tally
-from fastbcast._wire cimport PAUSED, WRITABLE
 
 cdef enum:
-    ENCRYPTED_BYTES = 65536     # whole frames that a TLS Transport is given at once, if one is not larger: four records
+    # Whole frames that a Transport is given at once where there is no descriptor, if one frame is not larger: four TLS
+    # records (RFC 8446 section 5.1: at most 16 KiB each).
+    TRANSPORT_BYTES = 65536
 
 
 cdef class Delivery(Tally):
@@ -37,19 +38,19 @@ cdef class Delivery(Tally):
 
     cdef int ask_for_round(self) except -1:
         """Have one more round run at the end of this turn."""
-        self.needs_round = True
+        self.delivery.needs_round = True
         return self.sweeper.mark_dirty(self)
 
     cdef int leave_to_rounds(self) except -1:
         """Somebody is behind whose socket has room: rounds bring it to the tail."""
-        self.has_returners = True
+        self.delivery.has_returners = True
         return self.ask_for_round()
 
-    cdef int keeps_up(self, Place* place) noexcept nogil:
+    cdef int keeps_up(self, SlotDetails* details) noexcept nogil:
         """A subscriber has everything: from here on it is sent every message, and its lag counts anew."""
-        place.judged_from = KEEPING_UP
-        place.soft_since_ns = 0
-        place.is_compacted = self.policy.release_ns != 0
+        details.judged_from = KEEPING_UP
+        details.soft_since_ns = 0
+        details.is_compacted = self.policy.release_ns != 0
         return 0
 
     cdef int hand_over(self, Subscription subscription) except -1:
@@ -62,12 +63,12 @@ cdef class Delivery(Tally):
         self._give(
             subscription, view(slot.lane, start, slot.cursor), seq, seq + 1, published_ns(slot.lane, seq)
         )
-        if subscription.is_active and not subscription.place.rest_seq \
+        if subscription.is_active and not subscription.details.rest_seq \
                 and self.slots[subscription.index].seq != self.log.lane.next_seq:
             self.ask_for_round()    # it could write after all, so no `resume_writing` will come
         return 0
 
-    cdef int send_encrypted(self, Subscription subscription, uint64_t deadline_ns) except -1:
+    cdef int send_by_transport(self, Subscription subscription, uint64_t deadline_ns) except -1:
         """Give the Transport what the subscriber lacks, some whole frames at a time, until it has to keep any.
 
         At the deadline what is left waits for one more round.
@@ -82,7 +83,7 @@ cdef class Delivery(Tally):
             start = slot.cursor
             seq = slot.seq
             if start == slot.lane.tail:
-                self.keeps_up(slot.place)
+                self.keeps_up(slot.details)
                 break
             if has_sent and now_ns() >= deadline_ns:
                 self.leave_to_rounds()
@@ -90,7 +91,7 @@ cdef class Delivery(Tally):
             has_sent = True
             gather(slot.lane, start, &piece, 1)
             slot.seq = max(
-                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>ENCRYPTED_BYTES))
+                seq + 1, seq_at(slot.lane, start + min(<uint64_t>piece.iov_len, <uint64_t>TRANSPORT_BYTES))
             )
             slot.cursor = end_of(slot.lane, slot.seq - 1)
             self.counters.sends += 1
@@ -111,9 +112,9 @@ cdef class Delivery(Tally):
         self.counters.sent_bytes += <uint64_t>len(rest)
         try:
             if subscription.wire.hand_over(rest):
-                subscription.place.rest_seq = seq
-                subscription.place.rest_end_seq = end_seq
-                subscription.place.rest_ns = first_ns
+                subscription.details.rest_seq = seq
+                subscription.details.rest_end_seq = end_seq
+                subscription.details.rest_ns = first_ns
         except Exception as error:
             self.sweeper.report("transport_failed", self.name, error)
             self.fail(subscription, 0)
@@ -158,12 +159,12 @@ cdef class Delivery(Tally):
                 self._pass_over(slot, self.log.lane.next_seq, compact.keyless)
                 slot.seq = self.log.lane.next_seq
                 slot.cursor = self.log.lane.tail
-                slot.place.keyless = compact.keyless
-                slot.place.is_compacted = self.policy.release_ns != 0
-                self.place_at_tail(slot)
+                slot.details.keyless = compact.keyless
+                slot.details.is_compacted = self.policy.release_ns != 0
+                self.move_to_tail(slot)
                 break
             message.msg_iovlen = count
-            if subscription.wire.is_encrypted:
+            if subscription.wire.is_transport_only:
                 sent = 0    # the Transport gets one frame after the other
             else:
                 with nogil:
@@ -182,7 +183,7 @@ cdef class Delivery(Tally):
                 self._pass_over(slot, entry.seq, entry.keyless - (not entry.has_key))
                 slot.seq = entry.seq + 1
                 slot.cursor = entry.end
-                slot.place.keyless = entry.keyless
+                slot.details.keyless = entry.keyless
                 left -= 1
                 frame_bytes = pieces[k].iov_len
                 if sent >= frame_bytes:
@@ -190,7 +191,7 @@ cdef class Delivery(Tally):
                     self.counters.sent_bytes += <uint64_t>frame_bytes
                     sent -= frame_bytes
                 else:
-                    self.counters.refused_sends += not subscription.wire.is_encrypted
+                    self.counters.refused_sends += not subscription.wire.is_transport_only
                     self._give(
                         subscription, memoryview(<object>frames[k])[sent:], entry.seq, entry.seq + 1, entry.published_ns
                     )
@@ -200,7 +201,7 @@ cdef class Delivery(Tally):
     cdef int _pass_over(self, Slot* slot, uint64_t seq, uint64_t keyless) noexcept:
         """Count what a reader of the compact log does not get before `seq`; `keyless` messages without a key
         came before that."""
-        cdef uint64_t skipped = keyless - slot.place.keyless
+        cdef uint64_t skipped = keyless - slot.details.keyless
         if seq != slot.seq:
             self.count_compacted(slot, seq, skipped)
             self.counters.skipped_messages += skipped
@@ -222,7 +223,7 @@ cdef class Delivery(Tally):
         if slot.lane.tail - slot.cursor > self.policy.max_lag_bytes + self.policy.max_burst_bytes \
                 or not subscription.wire.has_room():
             return False
-        slot.place.judged_from = slot.lane.tail
+        slot.details.judged_from = slot.lane.tail
         return True
 
     cdef int evict(self, Subscription subscription, str cause) except -1:

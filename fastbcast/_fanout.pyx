@@ -23,11 +23,12 @@ from fastbcast._frames cimport (
     Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
 )
 from fastbcast._log cimport Lane, Log
-from fastbcast._policy cimport CONFLATE, EVICT, Policy, Slot
+from fastbcast._policy cimport Policy
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
+from fastbcast._slot cimport WRITABLE, Slice, Slot
 from fastbcast._sweeper cimport Sweeper
-from fastbcast._wire cimport WRITABLE, Wire
+from fastbcast._wire cimport Wire
 
 from fastbcast.exceptions import MessageTooBig
 
@@ -36,14 +37,14 @@ cdef class Fanout(Round):
     """One channel: its log, and the subscribers that are sent what is appended to it."""
 
     def __cinit__(self, str name not None, Sweeper sweeper not None, Policy policy not None):
-        self.random = 2463534242  # Marsaglia's seed for xorshift32; any but 0
+        self.round.random = 2463534242  # Marsaglia's seed for xorshift32; any but 0
         self.name = name
         self.sweeper = sweeper
         self.counters = sweeper.counters
         self.policy = policy
         self.coalesce_seconds = policy.coalesce_seconds
         self.log = Log(sweeper.ledger)
-        if policy.kind == CONFLATE:
+        if policy.reads_compact:
             self.compact = CompactLog(
                 sweeper.ledger, max_keys=policy.max_keys, max_snapshot_bytes=policy.max_snapshot_bytes
             )
@@ -114,9 +115,9 @@ cdef class Fanout(Round):
         self.counters.published_bytes += frame_bytes
         self.begin_tally(seq, has_key)
         if self.count:
-            self.appended += frame_bytes
+            self.round.appended += frame_bytes
             self.ask_for_round()
-            if self.appended - self.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
+            if self.round.appended - self.round.offered > self.policy.max_unswept_bytes and not self.sweeper.is_sweeping:
                 self.counters.inline_sweeps += 1
                 self._sweep_now()
             self.sweeper.relieve_logs()
@@ -141,13 +142,13 @@ cdef class Fanout(Round):
         cdef Subscription subscription
         self.sweeper.check_thread("subscribe")
         if self.count == 0:
-            self.offered = self.appended
+            self.round.offered = self.round.appended
         subscription = self.admit(wire)
         if self.policy.release_ns:
-            subscription.place.keyless = self.compact.keyless
-            subscription.place.is_compacted = True
-        if self.remaining:
-            self.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
+            subscription.details.keyless = self.compact.keyless
+            subscription.details.is_compacted = True
+        if self.round.remaining:
+            self.round.remaining += 1  # the ring has become longer; without this the last slot of the round is missed
         return subscription
 
     cdef int unsubscribe(self, Subscription subscription, bint is_evicted) except -1:
@@ -164,15 +165,15 @@ cdef class Fanout(Round):
         )
         self.count_leaver(&self.slots[index], is_evicted)
         self.dismiss(subscription)
-        if index != self.count and self.remaining:
+        if index != self.count and self.round.remaining:
             # The slot that moved may have gone from an unvisited place to a visited one.
             self.ask_for_round()
-        self.remaining = min(self.remaining, self.count)
-        if self.position >= self.count:
-            self.position = 0
+        self.round.remaining = min(self.round.remaining, self.count)
+        if self.round.position >= self.count:
+            self.round.position = 0
         if self.count == 0:
-            self.remaining = 0
-            self.needs_round = False
+            self.round.remaining = 0
+            self.delivery.needs_round = False
             self.sweeper.forget(self)
         if held_back or self.count == 0:
             self.trim()     # on a channel that has gone idle nobody else comes to forget what was kept for it
@@ -182,7 +183,7 @@ cdef class Fanout(Round):
     cdef int _sweep_now(self) except -1:
         """Sweep to the end without judging anybody: the turn's own sweep does that."""
         self.sweeper.attempt(self, UINT64_MAX, False)
-        self.needs_round = True
+        self.delivery.needs_round = True
         return 0
 
     def _judge(self):
@@ -198,26 +199,24 @@ cdef class Fanout(Round):
         release, unless nothing but a CLOSE follows.
         """
         cdef uint64_t deadline_ns = UINT64_MAX
-        cdef uint32_t position = self.position
-        cdef uint32_t remaining = self.remaining
-        cdef bint has_leftover = self.has_leftover
+        cdef Slice part
         cdef uint64_t seq, first_seq
         if not subscription.is_active:
             return 0
         seq = self.slots[subscription.index].seq
         first_seq = self.slots[subscription.index].lane.first_seq
         if seq == self.log.lane.next_seq:
-            return self.keeps_up(&subscription.place)
+            return self.keeps_up(&subscription.details)
         if subscription.wire.socket.state != WRITABLE:
             return 0
         if occasion == ON_RESUME:
             deadline_ns = self.sweeper.turn_deadline()
         if now_ns() >= deadline_ns or (self.policy.release_ns and occasion != BEFORE_CLOSE):
             return self.leave_to_rounds()
-        if subscription.place.is_compacted:
+        if subscription.details.is_compacted:
             self.send_compacted(subscription, UINT64_MAX, deadline_ns)
         else:
-            # Rounds of one slot: more than one if it takes several sends, or if the Transport can write what the
+            # Slices of one slot: more than one if it takes several sends, or if the Transport can write what the
             # kernel had just refused.
             while (
                 subscription.is_active and subscription.wire.socket.state == WRITABLE
@@ -226,19 +225,17 @@ cdef class Fanout(Round):
                 if now_ns() >= deadline_ns:
                     self.leave_to_rounds()
                     break
-                self.position = subscription.index
-                self.remaining = 1
+                part.position = subscription.index
+                part.remaining = 1
+                part.deadline_ns = UINT64_MAX
+                part.is_turn_end = False
                 with nogil:
-                    self.run_slice(UINT64_MAX, False)
-                self.position = position
-                self.remaining = remaining
-                self.has_leftover = has_leftover
-                if self.sweeper.aside_count:
-                    self.settle(deadline_ns)
+                    self.run_slice(&part)
+                self.settle(&part, deadline_ns)
         if subscription.is_active and self.slots[subscription.index].seq == self.log.lane.next_seq:
-            self.keeps_up(&subscription.place)
+            self.keeps_up(&subscription.details)
         if subscription.is_active:
-            self.look_at(&self.slots[subscription.index])
+            self.move_if_possible(&self.slots[subscription.index])
         if seq <= first_seq:
             self.trim()
         self.check_flushes()
@@ -246,7 +243,7 @@ cdef class Fanout(Round):
 
     cdef int resume(self, Subscription subscription) except -1:
         """The Transport has written the rest of the frame that ends at the cursor."""
-        subscription.place.rest_seq = 0
+        subscription.details.rest_seq = 0
         if subscription.is_active:
             self.check_flushes()
         return 0
@@ -266,10 +263,10 @@ cdef class Fanout(Round):
         for i in range(self.count):
             slot = &self.slots[i]
             middle = slot.lane.head + (slot.lane.tail - slot.lane.head) // 2
-            if slot.place.is_compacted or slot.cursor == slot.lane.tail:
+            if slot.details.is_compacted or slot.cursor == slot.lane.tail:
                 continue
-            if is_last_resort or (self.policy.kind == EVICT and slot.cursor <= middle):
-                evicted.append(<Subscription>slot.place.subscription)
+            if is_last_resort or (self.policy.closes and slot.cursor <= middle):
+                evicted.append(<Subscription>slot.details.subscription)
             elif slot.cursor <= middle:
                 self._jump(slot, slot.lane.tail - middle)
         for subscription in evicted:
@@ -291,12 +288,12 @@ cdef class Fanout(Round):
         self._check_forms()
         if self.compact is not None:
             self.compact.check_invariants()
-        assert self.remaining <= self.count
-        assert self.position < self.count or self.count == 0
+        assert self.round.remaining <= self.count
+        assert self.round.position < self.count or self.count == 0
         for i in range(self.count):
             slot = &self.slots[i]
-            subscription = <Subscription>slot.place.subscription
-            assert subscription.is_active and subscription.index == i and &subscription.place == slot.place
+            subscription = <Subscription>slot.details.subscription
+            assert subscription.is_active and subscription.index == i and &subscription.details == slot.details
             assert slot.cursor <= slot.lane.tail
             if slot.seq != self.log.lane.next_seq and slot.socket.state == WRITABLE:
-                assert self.remaining or self.needs_round, f"{self.name}: slot {i} is left behind"
+                assert self.round.remaining or self.delivery.needs_round, f"{self.name}: slot {i} is left behind"

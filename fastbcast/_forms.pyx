@@ -31,9 +31,9 @@ from fastbcast._deflate cimport can_compress
 from fastbcast._frames cimport Payload, borrow_payload
 from fastbcast._lanes cimport Lanes
 from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of
-from fastbcast._policy cimport CONFLATE, EVICT, KEEPING_UP, Slot
 from fastbcast._roster cimport Roster, Subscription
-from fastbcast._wire cimport WRITABLE, Socket, Wire
+from fastbcast._slot cimport KEEPING_UP, WRITABLE, Slot, Socket
+from fastbcast._wire cimport Wire
 
 cdef enum:
     LARGEST_WINDOW_BITS = 15
@@ -49,8 +49,8 @@ cdef class Forms(Roster):
             return self.count, 0, 0
         return (
             self.log.lane.subscribers,
-            self.lanes.deflated.lane.subscribers + self.lanes.deflated_small.lane.subscribers,
-            self.lanes.windowed.lane.subscribers,
+            self.lanes.lane_of(DEFLATED).subscribers + self.lanes.lane_of(DEFLATED_SMALL).subscribers,
+            self.lanes.lane_of(WINDOWED).subscribers,
         )
 
     cdef uint64_t append(self, Payload* payload) except 0:
@@ -59,34 +59,35 @@ cdef class Forms(Roster):
             return self.log.append(payload) if self.count else self.log.skip()
         if self.count == 0:
             return self.lanes.skip()
-        if self.misplaced and (
-            self.is_look_due or self.lanes.messages_since_reset == self.policy.reset_messages
+        if self.forms.misplaced and (
+            self.forms.moves_due or self.lanes.messages_since_reset == self.policy.compression.reset_messages
         ):
-            self._look()
-        return self.lanes.append(payload, self.policy.kind != EVICT)
+            self.join_window()
+        return self.lanes.append(payload, self.policy.keeps_plain)
 
-    cdef int _look(self) except -1:
+    cdef int join_window(self) except -1:
         """A message is about to be appended: let those change who can.
 
         It may be the first of a window, if somebody waits for that and the last time is long enough ago.
         """
-        cdef bint may_begin = self.lanes.windowed.lane.subscribers == 0 \
-            or self.lanes.messages_since_reset >= self.policy.reset_messages
+        cdef Lane* windowed = self.lanes.lane_of(WINDOWED)
+        cdef bint may_begin = windowed.subscribers == 0 \
+            or self.lanes.messages_since_reset >= self.policy.compression.reset_messages
         cdef bint has_begun = False
         cdef uint32_t i
         cdef Slot* slot
-        self.is_look_due = False
+        self.forms.moves_due = False
         for i in range(self.count):
             slot = &self.slots[i]
             if not self._may_change(slot):
                 continue
-            self.place_at_tail(slot)
-            if slot.place.wanted == WINDOWED and slot.socket.state == WRITABLE and slot.socket.windowed == 0 \
+            self.move_to_tail(slot)
+            if slot.details.wanted == WINDOWED and slot.socket.state == WRITABLE and slot.socket.windowed == 0 \
                     and slot.socket.deflated == (slot.lane.form != PLAIN):
                 if may_begin and not has_begun:
                     has_begun = may_begin = self.lanes.begin_window()
                 if has_begun:
-                    self.change(slot, &self.lanes.windowed.lane, self.lanes.windowed.lane.tail)
+                    self.change(slot, windowed, windowed.tail)
         return 0
 
     # One subscriber.
@@ -96,14 +97,14 @@ cdef class Forms(Roster):
         cdef Subscription subscription
         cdef Slot* slot
         if self.lanes is None and self._may_compress(&wire.socket):
-            self.lanes = Lanes(self.log, self.policy, self.sweeper.deflaters)
+            self.lanes = Lanes(self.log, self.sweeper.deflaters, self.policy.compression)
         subscription = self.enroll(wire)
         slot = &self.slots[subscription.index]
         wire.socket.sharable += self._may_share(&wire.socket)
-        slot.place.wanted = self._wanted_form(&wire.socket)
+        slot.details.wanted = self._wanted_form(&wire.socket)
         self._count(slot, 1)
-        self.place_at_tail(slot)
-        self.is_look_due = True
+        self.move_to_tail(slot)
+        self.forms.moves_due = True
         return subscription
 
     cdef int dismiss(self, Subscription subscription) except -1:
@@ -117,21 +118,21 @@ cdef class Forms(Roster):
         """The client has come to other channels, or left some: what it should get here may be another form now."""
         cdef Slot* slot = &self.slots[subscription.index]
         self._count(slot, -1)
-        slot.place.wanted = self._wanted_form(slot.socket)
+        slot.details.wanted = self._wanted_form(slot.socket)
         self._count(slot, 1)
-        return self.look_at(slot)
+        return self.move_if_possible(slot)
 
-    cdef int look_at(self, Slot* slot) noexcept:
+    cdef int move_if_possible(self, Slot* slot) noexcept:
         """Let a slot that is at the tail change at once, as far as it can; to the window it goes at the next message."""
         if self._may_change(slot):
-            self.place_at_tail(slot)
-        self.is_look_due = True
+            self.move_to_tail(slot)
+        self.forms.moves_due = True
         return 0
 
     cdef bint _may_change(self, Slot* slot) noexcept:
         """Whether a slot is where it should not be, and at the tail."""
-        return slot.lane.form != slot.place.wanted and slot.seq == self.log.lane.next_seq \
-            and not slot.place.is_compacted
+        return slot.lane.form != slot.details.wanted and slot.seq == self.log.lane.next_seq \
+            and not slot.details.is_compacted
 
     cdef bint _may_compress(self, Socket* socket) noexcept nogil:
         """Whether a client can be in any lane but the plain one; with a limit of the rate all read the compact log."""
@@ -140,7 +141,7 @@ cdef class Forms(Roster):
     cdef bint _may_share(self, Socket* socket) noexcept nogil:
         """Whether a client can follow the window of this channel."""
         return self.policy.best_form == WINDOWED and self._may_compress(socket) and socket.may_follow_window \
-            and socket.window_bits >= self.policy.window_bits
+            and socket.window_bits >= self.policy.compression.window_bits
 
     cdef Form _wanted_form(self, Socket* socket) noexcept nogil:
         if not self._may_compress(socket):
@@ -149,9 +150,9 @@ cdef class Forms(Roster):
             return WINDOWED if self._may_share(socket) else PLAIN
         return alone_form(socket)
 
-    cdef int place_at_tail(self, Slot* slot) noexcept:
+    cdef int move_to_tail(self, Slot* slot) noexcept:
         """Put a slot that is at the tail into the best form that it may have at once: any but a window."""
-        cdef Form form = slot.place.wanted
+        cdef Form form = slot.details.wanted
         if form == WINDOWED and slot.lane.form != WINDOWED:
             form = alone_form(slot.socket)
         if slot.socket.windowed != (slot.lane.form == WINDOWED):
@@ -167,14 +168,14 @@ cdef class Forms(Roster):
             self._count(slot, -1)
             slot.lane = lane
             self._count(slot, 1)
-            if slot.place.judged_from != KEEPING_UP:
-                slot.place.judged_from = cursor     # lag is counted in the bytes of its lane
+            if slot.details.judged_from != KEEPING_UP:
+                slot.details.judged_from = cursor     # lag is counted in the bytes of its lane
         return 0
 
     cdef int _count(self, Slot* slot, int added) noexcept nogil:
         slot.lane.subscribers += added
-        if slot.lane.form != slot.place.wanted:
-            self.misplaced += added
+        if slot.lane.form != slot.details.wanted:
+            self.forms.misplaced += added
         if slot.lane.form == WINDOWED:
             slot.socket.windowed += added
         elif slot.lane.form != PLAIN:
@@ -195,19 +196,13 @@ cdef class Forms(Roster):
             borrow_payload(<const uint8_t*>frame.iov_base, <Py_ssize_t>frame.iov_len, &payload)
             self.compact.keep_deflated(
                 index,
-                self.sweeper.deflaters.make_frame(self.policy.compression_level, &payload)
-                if can_compress(payload.len, self.policy.compress_min_bytes) else None
+                self.sweeper.deflaters.make_frame(self.policy.compression.level, &payload)
+                if can_compress(payload.len, self.policy.compression.min_bytes) else None
             )
         return entry.frame if entry.deflated == <PyObject*>None else entry.deflated
 
     cdef Lane* _lane_of(self, Form form) noexcept:
-        if form == PLAIN:
-            return &self.log.lane
-        if form == DEFLATED:
-            return &self.lanes.deflated.lane
-        if form == DEFLATED_SMALL:
-            return &self.lanes.deflated_small.lane
-        return &self.lanes.windowed.lane
+        return &self.log.lane if self.lanes is None else self.lanes.lane_of(form)
 
     # What nobody needs any more.
 
@@ -221,14 +216,14 @@ cdef class Forms(Roster):
         self.lanes.begin_trim()
         for i in range(self.count):
             slot = &self.slots[i]
-            if not slot.place.is_compacted:
+            if not slot.details.is_compacted:
                 slot.lane.needed_from = min(slot.lane.needed_from, slot.cursor)
                 oldest_seq = min(oldest_seq, slot.seq)
-        if self.policy.kind != EVICT:
-            self.log.lane.needed_from = min(self.log.lane.needed_from, self._way_out(oldest_seq))
+        if self.policy.keeps_plain:
+            self.log.lane.needed_from = min(self.log.lane.needed_from, self.oldest_plain_needed(oldest_seq))
         return self.lanes.trim()
 
-    cdef uint64_t _way_out(self, uint64_t oldest_seq) noexcept:
+    cdef uint64_t oldest_plain_needed(self, uint64_t oldest_seq) noexcept:
         """Return from where the plain lane is kept, so that all who lack messages from `oldest_seq` on can go on there.
 
         Not farther back than the limits would let them: what is small in a window may be large here. The newest message
@@ -237,7 +232,7 @@ cdef class Forms(Roster):
         cdef Lane* lane = &self.log.lane
         cdef uint64_t start = start_of(lane, max(oldest_seq, lane.first_seq))
         cdef uint64_t limit = self.policy.max_lag_bytes + self.policy.max_burst_bytes
-        if self.policy.kind != CONFLATE and lane.tail - start > limit:
+        if not self.policy.reads_compact and lane.tail - start > limit:
             start = start_of(lane, min(seq_at(lane, lane.tail - limit) + 1, lane.next_seq - 1))
         return start
 
@@ -257,21 +252,21 @@ cdef class Forms(Roster):
         for i in range(self.count):
             slot = &self.slots[i]
             subscribers[slot.lane.form] += 1
-            misplaced += slot.lane.form != slot.place.wanted
+            misplaced += slot.lane.form != slot.details.wanted
             assert slot.socket.windowed == 0 or (slot.socket.windowed == 1 and slot.socket.deflated == 0)
-            if not slot.place.is_compacted:
+            if not slot.details.is_compacted:
                 assert slot.lane.head <= slot.cursor <= slot.lane.tail
                 assert slot.cursor == start_of(slot.lane, slot.seq)
                 oldest_seq = min(oldest_seq, slot.seq)
-        assert misplaced == self.misplaced
+        assert misplaced == self.forms.misplaced
         assert subscribers[PLAIN] == self.log.lane.subscribers
         if self.lanes is None:
             self.log.check_invariants()
         else:
             self.lanes.check_invariants(subscribers)
-            if self.policy.kind == CONFLATE:
+            if self.policy.reads_compact:
                 assert self.log.lane.first_seq <= oldest_seq
-            elif self.policy.kind != EVICT and oldest_seq != self.log.lane.next_seq:
+            elif self.policy.keeps_plain and oldest_seq != self.log.lane.next_seq:
                 assert self.log.lane.first_seq < self.log.lane.next_seq, "nothing to jump to"
 
 

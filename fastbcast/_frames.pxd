@@ -19,6 +19,24 @@ cdef enum:
 cdef enum:
     MAX_CONTROL_PAYLOAD_BYTES = 125  # section 5.5
 
+# RFC 6455 section 7.4.1, and the registry it made (https://www.iana.org/assignments/websocket): close codes. CloseCode of
+# _frames.pyx gives them to Python.
+cdef enum:
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS_RECEIVED = 1005       # never sent: a CLOSE without a code has come
+    ABNORMAL_CLOSURE = 1006         # never sent: no CLOSE has come
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010      # sent by clients only
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+
 
 cdef struct Payload:
     # A borrowed view of a message's bytes: valid between `acquire_payload` and `release_payload`, and only

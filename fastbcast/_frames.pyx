@@ -20,12 +20,37 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
+from enum import IntEnum
+
 from fastbcast.exceptions import MessageTooBig
 
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
     const char* PyUnicode_AsUTF8AndSize(object unicode, Py_ssize_t* size) except NULL
+
+
+CloseCode = IntEnum(
+    "CloseCode",
+    {
+        "NORMAL_CLOSURE": NORMAL_CLOSURE,
+        "GOING_AWAY": GOING_AWAY,
+        "PROTOCOL_ERROR": PROTOCOL_ERROR,
+        "UNSUPPORTED_DATA": UNSUPPORTED_DATA,
+        "NO_STATUS_RECEIVED": NO_STATUS_RECEIVED,
+        "ABNORMAL_CLOSURE": ABNORMAL_CLOSURE,
+        "INVALID_DATA": INVALID_DATA,
+        "POLICY_VIOLATION": POLICY_VIOLATION,
+        "MESSAGE_TOO_BIG": MESSAGE_TOO_BIG,
+        "MANDATORY_EXTENSION": MANDATORY_EXTENSION,
+        "INTERNAL_ERROR": INTERNAL_ERROR,
+        "SERVICE_RESTART": SERVICE_RESTART,
+        "TRY_AGAIN_LATER": TRY_AGAIN_LATER,
+        "BAD_GATEWAY": BAD_GATEWAY,
+    },
+    module=__name__,
+)
+CloseCode.__doc__ = """Why a connection ends: the code of a CLOSE (RFC 6455 section 7.4.1, and the registry that it made)."""
 
 
 cdef int acquire_payload(object message, object text, Payload* payload) except -1:
@@ -158,4 +183,6 @@ cpdef bint is_sendable_close_code(code) except -1:
 
     1004 to 1006 and 1015 are reserved for what never crosses the wire.
     """
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+    return (
+        NORMAL_CLOSURE <= code <= UNSUPPORTED_DATA or INVALID_DATA <= code <= BAD_GATEWAY or 3000 <= code <= 4999
+    )

@@ -4,9 +4,8 @@ from typing_extensions import Self, disjoint_base
 
 from ._deflate import Deflaters
 from ._log import Log
-from ._policy import Policy
 
 @disjoint_base
 class Lanes:
-    def __new__(cls, plain: Log, policy: Policy, deflaters: Deflaters) -> Self: ...
+    def __new__(cls, plain: Log, deflaters: Deflaters, compression: dict[str, int]) -> Self: ...
     def check_invariants(self, subscribers: Sequence[int]) -> None: ...

@@ -1,8 +1,12 @@
 """A channel's messages in the forms that its subscribers have negotiated: a lane for each form.
 
-    message --+-> plain                                       who has negotiated nothing, or may not be sent this
-              +-> deflated, deflated_small    alone           whoever has negotiated permessage-deflate
-              `-> windowed                    one window      those that have had all of it since it last began anew
+    form              compressed by (`_deflater_of`)       read by clients that
+    PLAIN             nothing                              negotiated no compression, or may not be sent another form
+    DEFLATED          the hub's, each message alone        negotiated permessage-deflate
+    DEFLATED_SMALL    the hub's, with its least window     negotiated permessage-deflate with a small window
+    WINDOWED          the channel's window                 have had all of the window since it last began
+
+A further form is a row here, a member of Form, and a case of `_deflater_of`, of `alone_form` or of whatever chooses it.
 
 Invariants
 
@@ -17,74 +21,82 @@ Invariants
 """
 
 cimport cython
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._deflate cimport Deflater, Deflaters, can_compress
+from fastbcast._deflate cimport Compression, Deflater, Deflaters, can_compress
 from fastbcast._frames cimport Payload, frame_len, write_frame
-from fastbcast._log cimport DEFLATED, DEFLATED_SMALL, WINDOWED, Log
-from fastbcast._policy cimport Policy
+from fastbcast._log cimport DEFLATED_SMALL, FORM_COUNT, PLAIN, WINDOWED, Form, Lane, Log
 
 
 @cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the deflaters
 cdef class Lanes:
     """The logs of a channel, one for each form, and what fills them."""
 
-    def __cinit__(self, Log plain not None, Policy policy not None, Deflaters deflaters not None):
-        self.plain = plain
-        self.policy = policy
+    def __cinit__(self, Log plain not None, Deflaters deflaters not None, Compression compression):
         self.deflaters = deflaters
-        self.deflated = Log(plain.ledger, DEFLATED, plain.lane.next_seq)
-        self.deflated_small = Log(plain.ledger, DEFLATED_SMALL, plain.lane.next_seq)
-        self.windowed = Log(plain.ledger, WINDOWED, plain.lane.next_seq)
+        self.compression = compression
+        self.logs = (plain, *[
+            Log(plain.ledger, <Form>form, plain.lane.next_seq) for form in range(PLAIN + 1, FORM_COUNT)
+        ])
 
     def __dealloc__(self):
         self._close_window()
+
+    cdef Log log_of(self, Form form):
+        return <Log>PyTuple_GET_ITEM(self.logs, <Py_ssize_t>form)
+
+    cdef Lane* lane_of(self, Form form) noexcept:
+        return &(<Log>PyTuple_GET_ITEM(self.logs, <Py_ssize_t>form)).lane
+
+    cdef Deflater _deflater_of(self, Form form, Py_ssize_t payload_bytes):
+        """Return what compresses a message of this form that can be compressed; None: nothing does."""
+        if form == WINDOWED:
+            return self.window
+        if form == PLAIN:
+            return None
+        return self.deflaters.get_alone(self.compression.level, payload_bytes, form == DEFLATED_SMALL)
 
     cdef uint64_t append(self, Payload* payload, bint is_plain_kept) except 0:
         """Put one message at the tail of each lane that has subscribers, and of the plain one if it `is_plain_kept`.
 
         Returns its seq.
         """
+        cdef (PyObject*)[FORM_COUNT] deflaters      # borrowed: the hub keeps its own, and the channel its window
+        cdef (uint8_t*)[FORM_COUNT] outs
+        cdef bint is_compressible = can_compress(payload.len, self.compression.min_bytes)
+        cdef Deflater deflater
         cdef Log log
-        cdef Deflater alone = None
-        cdef Deflater small = None
-        cdef Deflater window = None
-        cdef uint8_t* alone_out
-        cdef uint8_t* small_out
-        cdef uint8_t* windowed_out
-        is_plain_kept = is_plain_kept or self.plain.lane.subscribers != 0
-        if can_compress(payload.len, self.policy.compress_min_bytes):
-            if self.deflated.lane.subscribers:
-                alone = self.deflaters.get_alone(self.policy.compression_level, payload.len, False)
-            if self.deflated_small.lane.subscribers:
-                small = self.deflaters.get_alone(self.policy.compression_level, payload.len, True)
-            window = self.window
+        cdef int form
         # What may raise.
         try:
-            if is_plain_kept:
-                self.plain.reserve(frame_len(payload.len))
-            alone_out = reserve(self.deflated, payload, alone)
-            small_out = reserve(self.deflated_small, payload, small)
-            windowed_out = reserve(self.windowed, payload, window)
+            for form in range(<int>FORM_COUNT):
+                log = self.log_of(<Form>form)
+                outs[form] = NULL
+                if log.lane.subscribers or (form == PLAIN and is_plain_kept):
+                    deflater = self._deflater_of(<Form>form, payload.len) if is_compressible else None
+                    deflaters[form] = <PyObject*>deflater
+                    outs[form] = reserve(log, payload, deflater)
         except MemoryError:
-            for log in self._logs():
+            for log in self.logs:
                 log.release_reserved()
             raise
         # What may not.
-        self._put(self.deflated, alone_out, payload, alone)
-        self._put(self.deflated_small, small_out, payload, small)
-        self._put(self.windowed, windowed_out, payload, window)
+        for form in range(<int>FORM_COUNT):
+            log = self.log_of(<Form>form)
+            if outs[form] == NULL:
+                skip_unread(log)
+            else:
+                self._put(log, outs[form], payload, <Deflater>deflaters[form])
         self.messages_since_reset += 1
-        return self.plain.append(payload) if is_plain_kept else pass_by(self.plain)
+        return self.lane_of(PLAIN).next_seq - 1
 
     cdef int _put(self, Log log, uint8_t* out, Payload* payload, Deflater deflater) noexcept:
         """Write the message where `reserve` said, compressed if there is a `deflater`."""
         cdef Py_ssize_t plain_bytes = frame_len(payload.len)
         cdef Py_ssize_t size = plain_bytes
-        cdef bint is_alone = log is not self.windowed
-        if out == NULL:
-            pass_by(log)
-            return 0
+        cdef bint is_alone = log.lane.form != WINDOWED
         if deflater is not None:
             size = self.deflaters.write_frame(deflater, out, payload, is_alone)
         if deflater is None or (is_alone and size >= plain_bytes):
@@ -95,15 +107,15 @@ cdef class Lanes:
 
     cdef uint64_t skip(self) noexcept:
         """Number a message that nobody is there to get. Returns its seq."""
-        pass_by(self.deflated)
-        pass_by(self.deflated_small)
-        pass_by(self.windowed)
-        return pass_by(self.plain)
+        cdef Log log
+        for log in self.logs:
+            skip_unread(log)
+        return self.lane_of(PLAIN).next_seq - 1
 
     cdef bint begin_window(self) except -1:
         """Have the next message refer to nothing before it. Returns False if there is no room for a window."""
         if self.window is None:
-            self.window = self.deflaters.open_window(self.policy.compression_level, self.policy.window_bits)
+            self.window = self.deflaters.open_window(self.compression.level, self.compression.window_bits)
             if self.window is None:
                 return False
         else:
@@ -115,26 +127,26 @@ cdef class Lanes:
     cdef int begin_trim(self) noexcept:
         """Assume that nobody needs anything, in `needed_from` of each lane."""
         cdef Log log
-        for log in self._logs():
+        for log in self.logs:
             log.lane.needed_from = log.lane.tail
         return 0
 
     cdef int trim(self) except -1:
         """Forget what is before `needed_from` in each lane, and a window that nobody uses."""
         cdef Log log
-        for log in self._logs():
+        for log in self.logs:
             log.trim(log.lane.needed_from)
-        if self.windowed.lane.subscribers == 0:
+        if self.lane_of(WINDOWED).subscribers == 0:
             self._close_window()
         return 0
 
     cdef Py_ssize_t allocated_bytes(self) noexcept:
         """Return what all lanes take in memory."""
-        return self.plain.allocated_bytes + self.deflated.allocated_bytes \
-            + self.deflated_small.allocated_bytes + self.windowed.allocated_bytes
-
-    cdef tuple _logs(self):
-        return self.plain, self.deflated, self.deflated_small, self.windowed
+        cdef Log log
+        cdef Py_ssize_t total_bytes = 0
+        for log in self.logs:
+            total_bytes += log.allocated_bytes
+        return total_bytes
 
     cdef int _close_window(self) noexcept:
         if self.window is not None:
@@ -145,24 +157,22 @@ cdef class Lanes:
     def check_invariants(self, subscribers):
         """Assert invariants 1 and 5, and those of the logs; `subscribers` (list of int) of each form. Slow."""
         cdef Log log
-        for log in self._logs():
+        for log in self.logs:
             log.check_invariants()
-            assert log.lane.next_seq == self.plain.lane.next_seq
+            assert log.lane.next_seq == self.lane_of(PLAIN).next_seq
             assert log.lane.subscribers == subscribers[log.lane.form]
-        assert self.window is not None or self.windowed.lane.subscribers == 0
+        assert self.window is not None or self.lane_of(WINDOWED).subscribers == 0
 
 
-cdef uint8_t* reserve(Log log, Payload* payload, Deflater deflater) except? NULL:
-    """Return where the message may be written, compressed if there is a `deflater`; NULL in a lane without subscribers."""
+cdef uint8_t* reserve(Log log, Payload* payload, Deflater deflater) except NULL:
+    """Return where the message may be written, compressed if there is a `deflater`."""
     cdef Py_ssize_t wanted_bytes = frame_len(payload.len)
-    if log.lane.subscribers == 0:
-        return NULL
     if deflater is not None:
         wanted_bytes = max(wanted_bytes, deflater.bound(payload.len))
     return log.reserve(wanted_bytes)
 
 
-cdef uint64_t pass_by(Log log) noexcept:
+cdef uint64_t skip_unread(Log log) noexcept:
     """Number a message that nobody reads in this form; what is left there nobody reads either."""
     log.trim(log.lane.tail)
     return log.skip()

@@ -25,11 +25,12 @@ cdef struct Mark:
 
 
 cdef enum Form:
-    # How the messages of a lane are written: see _forms.pyx.
+    # How the messages of a lane are written: a row of the table of _lanes.pyx.
     PLAIN = 0
-    DEFLATED = 1            # each compressed alone
-    DEFLATED_SMALL = 2      # the same, for those whose windows are small
+    DEFLATED = 1            # each message compressed alone
+    DEFLATED_SMALL = 2      # each message compressed alone, for inflaters whose windows are small
     WINDOWED = 3            # compressed with one window over all of them
+    FORM_COUNT = 4
 
 
 cdef struct Lane:

@@ -25,13 +25,18 @@ from libc.string cimport memcpy
 
 from fastbcast._frames cimport (
     FIN,
+    INVALID_DATA,
     MAX_CONTROL_PAYLOAD_BYTES,
+    MESSAGE_TOO_BIG,
+    NO_STATUS_RECEIVED,
     OPCODE_BINARY,
     OPCODE_CLOSE,
     OPCODE_CONTINUATION,
     OPCODE_PING,
     OPCODE_PONG,
     OPCODE_TEXT,
+    POLICY_VIOLATION,
+    PROTOCOL_ERROR,
     RESERVED,
     RSV1,
     is_sendable_close_code,
@@ -41,7 +46,6 @@ from fastbcast._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
 cdef enum:
     OPCODE = 0x0F
     MASKED = 0x80
-    NO_CODE_RECEIVED = 1005         # section 7.1.5
 
 
 cdef class ReadBuffer:
@@ -154,25 +158,25 @@ cdef class Parser:
         self.opcode = self.header[0] & OPCODE
         self.is_final = self.header[0] & FIN != 0
         if self.header[0] & RESERVED and not self._may_compress():
-            self.fail(1002, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
+            self.fail(PROTOCOL_ERROR, "reserved bits are set (RFC 6455 section 5.2)", "protocol_error")
         elif self.opcode not in (
             OPCODE_CONTINUATION, OPCODE_TEXT, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG
         ):
-            self.fail(1002, "an unknown opcode (RFC 6455 section 5.2)", "protocol_error")
+            self.fail(PROTOCOL_ERROR, "an unknown opcode (RFC 6455 section 5.2)", "protocol_error")
         elif not self.header[1] & MASKED:
-            self.fail(1002, "a client's frame without a mask (RFC 6455 section 5.1)", "protocol_error")
+            self.fail(PROTOCOL_ERROR, "a client's frame without a mask (RFC 6455 section 5.1)", "protocol_error")
         elif self.opcode & 0x8:
             if not self.is_final:
-                self.fail(1002, "a control frame in fragments (RFC 6455 section 5.5)", "protocol_error")
+                self.fail(PROTOCOL_ERROR, "a control frame in fragments (RFC 6455 section 5.5)", "protocol_error")
             elif length > MAX_CONTROL_PAYLOAD_BYTES:
-                self.fail(1002, "a control frame above 125 bytes (RFC 6455 section 5.5)", "protocol_error")
+                self.fail(PROTOCOL_ERROR, "a control frame above 125 bytes (RFC 6455 section 5.5)", "protocol_error")
         elif self.opcode == OPCODE_CONTINUATION:
             if self.message_opcode == 0:
-                self.fail(1002, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
+                self.fail(PROTOCOL_ERROR, "a continuation without a start (RFC 6455 section 5.4)", "protocol_error")
             elif self.fragments >= self.max_fragments:
-                self.fail(1008, "too many fragments", "too_many_fragments")
+                self.fail(POLICY_VIOLATION, "too many fragments", "too_many_fragments")
         elif self.message_opcode != 0:
-            self.fail(1002, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
+            self.fail(PROTOCOL_ERROR, "a new message inside a fragmented one (RFC 6455 section 5.4)", "protocol_error")
         self.header_bytes = 2 + (0 if length < 126 else 2 if length == 126 else 8) + 4
         return not self.is_over
 
@@ -192,7 +196,7 @@ cdef class Parser:
             for i in range(2, self.header_bytes - 4):
                 length = length << 8 | self.header[i]
             if length >> 63 or length < (126 if self.header_bytes == 8 else 65536):
-                self.fail(1002, "a length not in its shortest form (RFC 6455 section 5.2)", "protocol_error")
+                self.fail(PROTOCOL_ERROR, "a length not in its shortest form (RFC 6455 section 5.2)", "protocol_error")
                 return False
         memcpy(self.mask, &self.header[self.header_bytes - 4], 4)
         self.payload_left = length
@@ -205,7 +209,7 @@ cdef class Parser:
             self.fragments = 0
         self.fragments += 1
         if length > <uint64_t>(self.max_message_bytes - (0 if self.assembled is None else len(self.assembled))):
-            self.fail(1009, "message too big", "message_too_big")
+            self.fail(MESSAGE_TOO_BIG, "message too big", "message_too_big")
             return False
         return True
 
@@ -235,7 +239,7 @@ cdef class Parser:
         if self.is_final and not self.has_header and self.assembled is None:
             return self._finish_message(data, size)     # all of it is here, in one piece
         if self.message_opcode == OPCODE_TEXT and not self.is_compressed and not check_utf8(&self.utf8, data, size):
-            return self.fail(1007, "invalid UTF-8 in text", "invalid_text")
+            return self.fail(INVALID_DATA, "invalid UTF-8 in text", "invalid_text")
         if self.assembled is None:
             self.assembled = bytearray()
         assembled_bytes = len(self.assembled)
@@ -261,15 +265,15 @@ cdef class Parser:
         if outcome == NO_MEMORY:
             raise MemoryError
         if outcome == TOO_BIG:
-            return self.fail(1009, "message too big", "message_too_big")
-        return self.fail(1007, "invalid compressed data (RFC 7692 section 7.2.2)", "invalid_data")
+            return self.fail(MESSAGE_TOO_BIG, "message too big", "message_too_big")
+        return self.fail(INVALID_DATA, "invalid compressed data (RFC 7692 section 7.2.2)", "invalid_data")
 
     cdef Event _make_message(self, const uint8_t* data, Py_ssize_t len) except *:
         if self.message_opcode == OPCODE_TEXT:
             try:
                 self.message = PyUnicode_DecodeUTF8(<char*>data, len, NULL)
             except UnicodeDecodeError:
-                return self.fail(1007, "invalid UTF-8 in text", "invalid_text")
+                return self.fail(INVALID_DATA, "invalid UTF-8 in text", "invalid_text")
         else:
             self.message = PyBytes_FromStringAndSize(<char*>data, len)
         self.message_opcode = 0
@@ -281,18 +285,18 @@ cdef class Parser:
             return PING
         if self.opcode == OPCODE_PONG:
             return PONG
-        self.close_code = NO_CODE_RECEIVED
+        self.close_code = NO_STATUS_RECEIVED
         self.close_reason = ""
         if self.control_len == 1:
-            return self.fail(1002, "half a close code (RFC 6455 section 5.5.1)", "protocol_error")
+            return self.fail(PROTOCOL_ERROR, "half a close code (RFC 6455 section 5.5.1)", "protocol_error")
         if self.control_len:
             self.close_code = self.control[0] << 8 | self.control[1]
             if not is_sendable_close_code(self.close_code):
-                return self.fail(1002, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
+                return self.fail(PROTOCOL_ERROR, "invalid close code (RFC 6455 section 7.4)", "protocol_error")
             try:
                 self.close_reason = PyUnicode_DecodeUTF8(<char*>&self.control[2], self.control_len - 2, NULL)
             except UnicodeDecodeError:
-                return self.fail(1007, "invalid UTF-8 in a close reason", "invalid_text")
+                return self.fail(INVALID_DATA, "invalid UTF-8 in a close reason", "invalid_text")
         self.is_over = True
         self.len = 0
         return CLOSE

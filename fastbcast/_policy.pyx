@@ -17,7 +17,9 @@ Invariants
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
+from fastbcast._deflate cimport Compression
 from fastbcast._log cimport DEFLATED, PLAIN, WINDOWED
+from fastbcast._slot cimport KEEPING_UP, Slot, SlotDetails
 
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
 FORMS = {"off": PLAIN, "deflate": DEFLATED, "window": WINDOWED}
@@ -41,6 +43,10 @@ cdef class Policy:
     def __cinit__(self, options not None, uint64_t max_message_bytes):
         cdef double per_second
         self.kind = CONFLATE if options.max_messages_per_second else KINDS[options.policy]
+        self.closes = self.kind == EVICT
+        self.jumps_to_newest = self.kind == LATEST
+        self.reads_compact = self.kind == CONFLATE
+        self.keeps_plain = not self.closes
         self.max_message_bytes = max_message_bytes
         self.max_lag_bytes = options.max_lag_bytes
         self.max_burst_bytes = options.max_burst_bytes
@@ -51,10 +57,9 @@ cdef class Policy:
         self.max_snapshot_bytes = options.max_snapshot_bytes
         self.coalesce_seconds = options.coalesce_seconds
         self.best_form = FORMS[options.compression]
-        self.compression_level = options.compression_level
-        self.window_bits = options.window_bits
-        self.compress_min_bytes = options.compress_min_bytes
-        self.reset_messages = options.reset_messages
+        self.compression = Compression(
+            options.compression_level, options.window_bits, options.compress_min_bytes, options.reset_messages
+        )
         if options.max_messages_per_second:
             per_second = min(options.max_messages_per_second, 1e12)
             self.messages_per_release = <uint64_t>ceil(per_second / MAX_RELEASES_PER_SECOND)
@@ -65,24 +70,24 @@ cdef class Policy:
 
         `now`: by the Ticker, which does not count the time in which the process was frozen.
         """
-        cdef Place* place = slot.place
+        cdef SlotDetails* details = slot.details
         cdef uint64_t tail = slot.lane.tail
         cdef uint64_t lag
         if tail - slot.cursor > self.max_lag_bytes + self.max_burst_bytes:
             return self.max_lag_bytes
         if not is_turn_end:
             return WITHIN_LIMITS
-        if place.judged_from == KEEPING_UP:
-            place.judged_from = tail
+        if details.judged_from == KEEPING_UP:
+            details.judged_from = tail
             return WITHIN_LIMITS
-        lag = tail - max(slot.cursor, place.judged_from)
+        lag = tail - max(slot.cursor, details.judged_from)
         if lag > self.max_lag_bytes:
             return self.max_lag_bytes
         if lag <= self.soft_lag_bytes:
-            place.soft_since_ns = 0
-        elif place.soft_since_ns == 0:
-            place.soft_since_ns = now
-        elif now - place.soft_since_ns >= self.soft_lag_ns:
-            place.soft_since_ns = 0
+            details.soft_since_ns = 0
+        elif details.soft_since_ns == 0:
+            details.soft_since_ns = now
+        elif now - details.soft_since_ns >= self.soft_lag_ns:
+            details.soft_since_ns = 0
             return self.soft_lag_bytes
         return WITHIN_LIMITS

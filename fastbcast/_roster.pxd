@@ -2,7 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._compact cimport CompactLog
 from fastbcast._log cimport Log
-from fastbcast._policy cimport Place, Slot
+from fastbcast._slot cimport Slot, SlotDetails
 from fastbcast._sweeper cimport Sweepable, Sweeper
 from fastbcast._wire cimport Wire
 
@@ -21,7 +21,7 @@ cdef struct LagTotals:
 cdef class Subscription:
     cdef readonly Roster channel
     cdef Wire wire
-    cdef Place place
+    cdef SlotDetails details
     cdef uint32_t index             # of its slot; valid while is_active
     cdef readonly bint is_active
 

@@ -1,13 +1,10 @@
 """Who is subscribed to a channel: a dense array of slots, and how far behind each of them is.
 
-    slots:  [ lane* cursor seq socket* place* ][ ... ][ ... ]   what a sweep reads, 40 bytes each
-               |                  |       `--> Place, in the Subscription: limits, rest, counts
-               |                  `--> Socket, in the client's Wire: shared by all of its slots
-               `--> Lane, in one of the channel's Logs: see _forms.pyx
+    slots:  [ Slot ][ Slot ][ Slot ] ...     drawn in _slot.pxd
 
 Invariants
 
-1. A slot is in the array if and only if its subscription is active, and slots[i].place is the one of the
+1. A slot is in the array if and only if its subscription is active, and slots[i].details is the one of the
    subscription whose index is i. Removal moves the last slot into the hole.
 2. slot.seq is the message that starts at slot.cursor. Both say what the subscriber has, also of one that
    reads from the compact log: there the channel's log may have forgotten that offset.
@@ -23,7 +20,7 @@ from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns
 from fastbcast._log cimport published_ns
-from fastbcast._policy cimport KEEPING_UP, Slot
+from fastbcast._slot cimport KEEPING_UP, Slot
 from fastbcast._sweeper cimport Sweepable
 from fastbcast._wire cimport Wire
 
@@ -37,7 +34,7 @@ lag_bounds[LAG_BUCKETS - 1] = UINT64_MAX
 
 
 cdef class Subscription:
-    """One client's place in one channel."""
+    """One client's membership in one channel: owns the SlotDetails of its slot."""
 
     def __init__(self):
         raise TypeError("use client.subscribe(channel)")
@@ -71,11 +68,11 @@ cdef class Roster(Sweepable):
         subscription.wire = wire
         subscription.index = self.count
         subscription.is_active = True
-        subscription.place.judged_from = KEEPING_UP
-        subscription.place.subscription = <PyObject*>subscription
+        subscription.details.judged_from = KEEPING_UP
+        subscription.details.subscription = <PyObject*>subscription
         Py_INCREF(subscription)
         self.slots[self.count] = Slot(
-            &self.log.lane, self.log.lane.tail, self.log.lane.next_seq, &wire.socket, &subscription.place
+            &self.log.lane, self.log.lane.tail, self.log.lane.next_seq, &wire.socket, &subscription.details
         )
         self.count += 1
         return subscription
@@ -86,8 +83,8 @@ cdef class Roster(Sweepable):
         self.count -= 1
         if subscription.index != self.count:
             self.slots[subscription.index] = self.slots[self.count]
-            (<Subscription>self.slots[subscription.index].place.subscription).index = subscription.index
-        subscription.place.subscription = NULL
+            (<Subscription>self.slots[subscription.index].details.subscription).index = subscription.index
+        subscription.details.subscription = NULL
         Py_DECREF(subscription)
         return 0
 
@@ -97,7 +94,7 @@ cdef class Roster(Sweepable):
         cdef uint32_t i
         cdef bint is_conflating = self.compact is not None
         for i in range(self.count):
-            if self.slots[i].cursor < oldest and not (is_conflating and self.slots[i].place.is_compacted):
+            if self.slots[i].cursor < oldest and not (is_conflating and self.slots[i].details.is_compacted):
                 oldest = self.slots[i].cursor
                 if oldest == self.log.lane.head:
                     break
@@ -119,19 +116,19 @@ cdef class Roster(Sweepable):
     cdef int add_lag(self, Slot* slot, LagTotals* totals) noexcept nogil:
         """Add one subscriber; what the Transport holds of its last message counts as a message not sent."""
         cdef uint64_t lag = slot.lane.tail - slot.cursor
-        cdef uint64_t oldest_ns = slot.place.rest_ns if slot.place.rest_seq else 0
+        cdef uint64_t oldest_ns = slot.details.rest_ns if slot.details.rest_seq else 0
         cdef int i = 0
         if slot.seq != self.log.lane.next_seq and oldest_ns == 0:
             if slot.seq >= slot.lane.first_seq:
                 oldest_ns = published_ns(slot.lane, slot.seq)
             else:
                 oldest_ns = self.compact.oldest_ns(slot.seq)
-        if lag or slot.place.rest_seq:
+        if lag or slot.details.rest_seq:
             totals.behind += 1
         totals.bytes += lag
         totals.messages += self.log.lane.next_seq - slot.seq
-        if slot.place.rest_seq:
-            totals.messages += slot.place.rest_end_seq - slot.place.rest_seq
+        if slot.details.rest_seq:
+            totals.messages += slot.details.rest_end_seq - slot.details.rest_seq
         totals.max_bytes = max(totals.max_bytes, lag)
         if oldest_ns and (totals.oldest_ns == 0 or oldest_ns < totals.oldest_ns):
             totals.oldest_ns = oldest_ns

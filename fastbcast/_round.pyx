@@ -1,10 +1,11 @@
 """A round: every slot of a channel is visited once, and what it lacks is sent.
 
     visit  |  cursor == tail    nothing to do
-           |  WRITABLE          one send(2) of all it lacks; under TLS whole frames for its Transport
+           |  WRITABLE          one send(2) of all it lacks; without a descriptor, whole frames for its Transport
            |  PAUSED            judged (see _policy): stays, jumps, or is closed; or reads compacted from now on
            v
-    set aside: refused | failed | over its limit | compacted | encrypted        (settled with the GIL: _delivery.pyx)
+    set aside: refused | failed | over its limit | fell behind | compacted | transport only
+               (settled with the GIL: here what only moves a cursor, the rest in _delivery.pyx)
 
 A round goes once around the dense array of slots, from `position`, for `remaining` more visits; it is cut
 into slices bounded in time, and what is published between two slices goes out with the visits that follow.
@@ -22,6 +23,8 @@ Invariants
    that are behind. Those of a conflating channel hold nothing of it.
 4. Each subscriber gets the messages in order and at most once; those it does not get are counted.
 5. No user code runs inside a sweep, and no Python object is touched without the GIL.
+6. A slice writes nothing but its Slice, the slots that it visits and their details. What changes anything that other
+   slots share (a lane's readers, the counts of a message's fate) is set aside and done in `settle`.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
@@ -31,11 +34,13 @@ from libc.string cimport memset
 from fastbcast._clock cimport now_ns
 from fastbcast._delivery cimport Delivery
 from fastbcast._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
-from fastbcast._policy cimport CONFLATE, EVICT, LATEST, WITHIN_LIMITS, Slot
+from fastbcast._policy cimport WITHIN_LIMITS
 from fastbcast._roster cimport Subscription
 from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
-from fastbcast._sweeper cimport ASIDE_CAPACITY, COMPACTED, ENCRYPTED, FAILED, OVER_LIMIT, REFUSED, Aside, Verdict
-from fastbcast._wire cimport PAUSED, WRITABLE
+from fastbcast._slot cimport (
+    ASIDE_CAPACITY, COMPACTED, FAILED, FELL_BEHIND, OVER_LIMIT, PAUSED, REFUSED, TRANSPORT_ONLY, WRITABLE,
+    Aside, Slice, Slot,
+)
 
 cdef enum:
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late
@@ -46,31 +51,39 @@ cdef class Round(Delivery):
 
     cdef bint sweep(self, uint64_t deadline_ns, bint is_turn_end) except -1:
         """Run rounds until none is needed (returns True) or the deadline has passed (returns False)."""
-        if self.remaining == 0:
+        cdef Slice part
+        part.deadline_ns = deadline_ns
+        part.is_turn_end = is_turn_end
+        if self.round.remaining == 0:
             if not self._begin_round():
                 return True
             # The start rotates, so that nobody is always first; xorshift32 is enough for that.
             self.counters.sweeps += 1
-            self.random ^= self.random << 13
-            self.random ^= self.random >> 17
-            self.random ^= self.random << 5
-            self.position = self.random % self.count
+            self.round.random ^= self.round.random << 13
+            self.round.random ^= self.round.random >> 17
+            self.round.random ^= self.round.random << 5
+            self.round.position = self.round.random % self.count
         self.sweeper.is_sweeping = True
         try:
             while True:
+                part.position = self.round.position
+                part.remaining = self.round.remaining
                 with nogil:
-                    self.run_slice(deadline_ns, is_turn_end)
-                if self.sweeper.aside_count:
-                    self.settle(deadline_ns)
-                if self.remaining == 0:
+                    self.run_slice(&part)
+                self.round.position = part.position
+                self.round.remaining = part.remaining
+                if part.has_leftover:
+                    self.delivery.needs_round = True
+                    self.round.has_leftover = True
+                self.settle(&part, deadline_ns)
+                if self.round.remaining == 0:
                     self._end_round()
                     if not self._begin_round():
                         return True
                 if now_ns() >= deadline_ns:
                     return False
         except Exception:
-            self.needs_round = True
-            self.sweeper.aside_count = 0
+            self.delivery.needs_round = True
             raise
         finally:
             self.sweeper.is_sweeping = False
@@ -78,52 +91,53 @@ cdef class Round(Delivery):
     cdef bint _begin_round(self) except -1:
         """Begin a round if one is needed and, with a limit of the rate, already allowed."""
         cdef uint64_t now
-        if not self.needs_round or self.count == 0:
+        if not self.delivery.needs_round or self.count == 0:
             return False
         now = now_ns()
         if self.policy.release_ns:
-            if now < self.next_release_ns:
-                self.offered = self.appended
+            if now < self.round.next_release_ns:
+                self.round.offered = self.round.appended
                 self.trim()
                 self.check_flushes()
-                self.sweeper.mark_dirty_later(self, (self.next_release_ns - now) / 1e9)
+                self.sweeper.mark_dirty_later(self, (self.round.next_release_ns - now) / 1e9)
                 return False
-            self.next_release_ns = now + self.policy.release_ns
-        self.needs_round = False
-        self.remaining = self.count
-        self.round_end = self.appended
-        self.round_began_ns = now
+            self.round.next_release_ns = now + self.policy.release_ns
+        self.delivery.needs_round = False
+        self.round.remaining = self.count
+        self.round.end = self.round.appended
+        self.round.began_ns = now
         return True
 
     cdef int _end_round(self) except -1:
-        if not self.has_leftover:
-            self.offered = self.round_end
-        self.has_leftover = False
-        self.is_look_due = True
-        self.has_returners = self.has_returners and self.needs_round
-        self.counters.add_round(now_ns() - self.round_began_ns)
+        if not self.round.has_leftover:
+            self.round.offered = self.round.end
+        self.round.has_leftover = False
+        self.forms.moves_due = True
+        self.delivery.has_returners = self.delivery.has_returners and self.delivery.needs_round
+        self.counters.add_round(now_ns() - self.round.began_ns)
         self.trim()
         self.check_flushes()
         self.sweeper.relieve_pinned()
         return 0
 
-    cdef int run_slice(self, uint64_t deadline_ns, bint is_turn_end) noexcept nogil:
-        """Visit slots until the round ends, the deadline has passed, or the asides are full.
+    cdef int run_slice(self, Slice* part) noexcept nogil:
+        """Visit slots until `part.remaining` is 0, its deadline has passed, or its asides are full.
 
         The caller guarantees that nothing changes log, slots or sockets meanwhile: whatever could
         belongs to the loop's thread, which is here. It cannot fail: what does not work is set aside.
+        The caller calls `settle` with the same Slice before anything else may run.
         """
         cdef uint64_t next_seq = self.log.lane.next_seq
-        cdef uint64_t now = 0       # read for the first that is judged
-        cdef bint is_conflating = self.policy.kind == CONFLATE
-        cdef uint64_t delivered = 0
-        cdef uint64_t sent_bytes = 0
+        cdef uint64_t now = 0       # read for the first slot that is judged
+        cdef bint is_conflating = self.policy.reads_compact
+        cdef uint32_t aside_count = 0
         cdef uint64_t sends = 0
         cdef uint64_t tail
         cdef uint64_t seq
         cdef uint64_t limit
         cdef int python_sends = 0
-        cdef uint32_t index = self.position
+        cdef uint32_t index = part.position
+        cdef uint32_t remaining = part.remaining
         cdef Slot* slot
         cdef iovec[IOVEC_COUNT] pieces
         cdef msghdr message
@@ -133,14 +147,17 @@ cdef class Round(Delivery):
         cdef int i
         memset(&message, 0, sizeof(msghdr))
         message.msg_iov = pieces
-        while self.remaining:
+        part.has_leftover = False
+        part.delivered_messages = part.sent_bytes = 0
+        while remaining:
             slot = &self.slots[index]
             tail = slot.lane.tail
             if slot.cursor == tail:
                 pass
-            elif is_conflating and slot.place.is_compacted:
+            elif is_conflating and slot.details.is_compacted:
                 if slot.socket.state == WRITABLE:
-                    self._set_aside(index, COMPACTED, 0)
+                    part.asides[aside_count] = Aside(index, COMPACTED, 0)
+                    aside_count += 1
                     python_sends += 1
             elif slot.socket.state == WRITABLE:
                 count = gather(slot.lane, slot.cursor, pieces, IOVEC_COUNT)
@@ -154,63 +171,64 @@ cdef class Round(Delivery):
                     sent = sendmsg(slot.socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
                 sends += 1
                 if sent > 0:
-                    sent_bytes += sent
+                    part.sent_bytes += <uint64_t>sent
                     slot.cursor += sent
                     seq = next_seq if slot.cursor == tail else seq_at(slot.lane, slot.cursor)
-                    delivered += seq - slot.seq
+                    part.delivered_messages += seq - slot.seq
                     slot.seq = seq
                 if sent == wanted:
                     if slot.cursor == tail:
-                        if self.has_returners:
-                            self.keeps_up(slot.place)
+                        if self.delivery.has_returners:
+                            self.keeps_up(slot.details)
                     else:   # more pieces than one send takes: the others come first
-                        self.needs_round = True
-                        self.has_leftover = True
+                        part.has_leftover = True
                 elif sent >= 0 or errno == EAGAIN or errno == ENOBUFS or errno == ENOMEM:
-                    self._set_aside(index, REFUSED, 0)
+                    part.asides[aside_count] = Aside(index, REFUSED, 0)
+                    aside_count += 1
                 elif errno == EINTR:
                     continue
-                elif slot.socket.fd < 0:    # TLS: there is no fd to write to, which costs the others nothing here
-                    self._set_aside(index, ENCRYPTED, 0)
+                elif slot.socket.fd < 0:    # send(2) failed with EBADF: asked last, this costs the others nothing
+                    part.asides[aside_count] = Aside(index, TRANSPORT_ONLY, 0)
+                    aside_count += 1
                     sends -= 1
                     python_sends += 1
                 else:
-                    self._set_aside(index, FAILED, errno)
+                    part.asides[aside_count] = Aside(index, FAILED, <uint64_t>errno)
+                    aside_count += 1
             elif slot.socket.state == PAUSED:
                 if is_conflating:
-                    slot.place.keyless = self.compact.keyless_before(slot.seq)
-                    slot.place.is_compacted = True
-                    if slot.lane.form != PLAIN:
-                        self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
+                    part.asides[aside_count] = Aside(index, FELL_BEHIND, 0)
+                    aside_count += 1
                 else:
                     if now == 0:
                         now = self.sweeper.ticker.now_ns()
-                    limit = self.policy.judge(slot, now, is_turn_end)
+                    limit = self.policy.judge(slot, now, part.is_turn_end)
                     if limit != WITHIN_LIMITS:
-                        if self.policy.kind == EVICT:
-                            self._set_aside(index, OVER_LIMIT, 0)
-                        else:
-                            self._jump(slot, limit)
+                        part.asides[aside_count] = Aside(index, OVER_LIMIT, limit)
+                        aside_count += 1
             index += 1
             if index == self.count:
                 index = 0
-            self.remaining -= 1
-            if self.sweeper.aside_count == ASIDE_CAPACITY or python_sends == SENDS_PER_CLOCK_READ:
+            remaining -= 1
+            if aside_count == ASIDE_CAPACITY or python_sends == SENDS_PER_CLOCK_READ:
                 break
-            if sends % SENDS_PER_CLOCK_READ == SENDS_PER_CLOCK_READ - 1 and now_ns() >= deadline_ns:
+            if sends % SENDS_PER_CLOCK_READ == SENDS_PER_CLOCK_READ - 1 and now_ns() >= part.deadline_ns:
                 break
-        self.position = index
-        self.counters.delivered_messages += delivered
-        self.counters.sent_bytes += sent_bytes
-        self.counters.sends += sends
+        part.position = index
+        part.remaining = remaining
+        part.sends = sends
+        part.aside_count = aside_count
         return 0
 
-    cdef int _set_aside(self, uint32_t index, Verdict verdict, int error) noexcept nogil:
-        self.sweeper.asides[self.sweeper.aside_count] = Aside(index, verdict, error)
-        self.sweeper.aside_count += 1
+    cdef int _read_compacted(self, Slot* slot) noexcept:
+        """Let a subscriber that fell behind on a conflating channel read from the compact log."""
+        slot.details.keyless = self.compact.keyless_before(slot.seq)
+        slot.details.is_compacted = True
+        if slot.lane.form != PLAIN:
+            self.change(slot, &self.log.lane, start_of(&self.log.lane, slot.seq))
         return 0
 
-    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept nogil:
+    cdef int _jump(self, Slot* slot, uint64_t limit) noexcept:
         """Move a cursor to the oldest message within `limit` bytes of the tail, or to the newest (`latest`).
 
         Who leaves a window that way goes on with the plain form: what follows a gap in the window could not be inflated.
@@ -218,7 +236,7 @@ cdef class Round(Delivery):
         cdef Lane* lane = &self.log.lane if slot.lane.form == WINDOWED else slot.lane
         cdef uint64_t seq = lane.next_seq - 1
         cdef uint64_t wanted = lane.tail - min(limit, lane.tail - lane.head)
-        if self.policy.kind != LATEST and start_of(lane, seq) > wanted:
+        if not self.policy.jumps_to_newest and start_of(lane, seq) > wanted:
             seq = seq_at(lane, wanted)
             seq += start_of(lane, seq) < wanted
         if seq <= slot.seq:
@@ -230,33 +248,42 @@ cdef class Round(Delivery):
         self.change(slot, lane, start_of(lane, seq))
         return 0
 
-    cdef int settle(self, uint64_t deadline_ns) except -1:
-        """Finish what a slice set aside: rests first, then the dead, then those over their limit.
+    cdef int settle(self, Slice* part, uint64_t deadline_ns) except -1:
+        """Count what a slice did, and finish what it set aside: rests first, then the dead, then those over their limit.
 
         Nothing here runs user code; the removals that follow from it move slots, so the indexes are
-        turned into subscriptions before the first of them. Of those that read from the compact log, or whose
-        Transport encrypts, each gets at least one send, and more until the deadline.
+        turned into subscriptions before the first of them. Of those that read from the compact log, or that only
+        their Transport may write to, each gets at least one send, and more until the deadline.
         """
         cdef Subscription subscription
+        cdef Aside aside
+        cdef Slot* slot
         cdef uint32_t i
-        cdef list refused = []
-        cdef list failed = []
-        cdef list over_limit = []
-        cdef list compacted = []
-        cdef list encrypted = []
-        for i in range(self.sweeper.aside_count):
-            subscription = <Subscription>self.slots[self.sweeper.asides[i].index].place.subscription
-            if self.sweeper.asides[i].verdict == REFUSED:
+        cdef list refused, failed, over_limit, compacted, transport_only
+        self.counters.delivered_messages += part.delivered_messages
+        self.counters.sent_bytes += part.sent_bytes
+        self.counters.sends += part.sends
+        if part.aside_count == 0:
+            return 0
+        refused, failed, over_limit, compacted, transport_only = [], [], [], [], []
+        for i in range(part.aside_count):
+            aside = part.asides[i]
+            slot = &self.slots[aside.index]
+            subscription = <Subscription>slot.details.subscription
+            if aside.verdict == REFUSED:
                 refused.append(subscription)
-            elif self.sweeper.asides[i].verdict == FAILED:
-                failed.append((subscription, self.sweeper.asides[i].error))
-            elif self.sweeper.asides[i].verdict == COMPACTED:
+            elif aside.verdict == FAILED:
+                failed.append((subscription, aside.detail))
+            elif aside.verdict == COMPACTED:
                 compacted.append(subscription)
-            elif self.sweeper.asides[i].verdict == ENCRYPTED:
-                encrypted.append(subscription)
-            else:
+            elif aside.verdict == TRANSPORT_ONLY:
+                transport_only.append(subscription)
+            elif aside.verdict == FELL_BEHIND:
+                self._read_compacted(slot)
+            elif self.policy.closes:
                 over_limit.append(subscription)
-        self.sweeper.aside_count = 0
+            else:
+                self._jump(slot, aside.detail)
         self.counters.refused_sends += <uint64_t>len(refused)
         self.counters.failed_sends += <uint64_t>len(failed)
         for subscription in refused:
@@ -268,8 +295,8 @@ cdef class Round(Delivery):
                 self.evict(subscription, "slow_consumer")
         for subscription in compacted:
             self.send_compacted(subscription, self.policy.messages_per_release or UINT64_MAX, deadline_ns)
-        for subscription in encrypted:
-            self.send_encrypted(subscription, deadline_ns)
+        for subscription in transport_only:
+            self.send_by_transport(subscription, deadline_ns)
         return 0
 
     cdef int trim(self) except -1:

@@ -17,7 +17,8 @@ from libc.string cimport memset
 
 from fastbcast._fanout cimport ON_RESUME, Fanout, Occasion
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
-from fastbcast._wire cimport CLOSED, WRITABLE, Wire
+from fastbcast._slot cimport CLOSED, WRITABLE
+from fastbcast._wire cimport Wire
 
 from fastbcast.typing import Lag, Missed
 
@@ -63,8 +64,8 @@ cdef class Subscriber:
         cdef uint64_t conflated = self.conflated
         if self.subscriptions is not None:
             for subscription in self.subscriptions.values():
-                skipped += subscription.place.skipped
-                conflated += subscription.place.conflated
+                skipped += subscription.details.skipped
+                conflated += subscription.details.conflated
         return Missed(skipped, conflated)
 
     def subscribe(self, str channel):
@@ -119,8 +120,8 @@ cdef class Subscriber:
         cdef Subscription subscription
         while self.subscriptions:   # one that raises does not keep those behind it for ever
             subscription = self.subscriptions.popitem()[1]
-            self.skipped += subscription.place.skipped
-            self.conflated += subscription.place.conflated
+            self.skipped += subscription.details.skipped
+            self.conflated += subscription.details.conflated
             (<Fanout>subscription.channel).unsubscribe(subscription, is_evicted)
         self.subscriptions = None
         return 0
@@ -149,7 +150,7 @@ cdef class Subscriber:
         if self.subscriptions is None:
             return 0
         for subscription in tuple(self.subscriptions.values()):
-            if subscription.place.rest_seq:
+            if subscription.details.rest_seq:
                 (<Fanout>subscription.channel).resume(subscription)
         return self.catch_up_all(ON_RESUME)
 

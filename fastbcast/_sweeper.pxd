@@ -1,27 +1,8 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from fastbcast._deflate cimport Deflaters
 from fastbcast._log cimport Ledger
 from fastbcast._ticker cimport Ticker
-
-
-cdef enum:
-    ASIDE_CAPACITY = 64     # slots that one slice may set aside before Python looks at them
-
-
-cdef enum Verdict:
-    REFUSED = 0             # the kernel took a part of the bytes, or none
-    FAILED = 1              # send(2) failed
-    OVER_LIMIT = 2          # too far behind, and the policy is to evict
-    COMPACTED = 3           # it reads from the compact log
-    ENCRYPTED = 4           # only its Transport may write
-
-
-cdef struct Aside:
-    # A slot that a slice could not finish, for the code with the GIL.
-    uint32_t index
-    Verdict verdict
-    int error               # errno, where the verdict is FAILED
 
 
 cdef class Counters:
@@ -63,9 +44,6 @@ cdef class Sweeper:
     cdef bint is_scheduled
     cdef bint is_sweeping               # guards against re-entry
     cdef uint64_t turn_deadline_ns      # 0: not asked for in this turn of the loop
-    # Set aside by the slice that runs, settled before anything else may run.
-    cdef Aside[ASIDE_CAPACITY] asides
-    cdef uint32_t aside_count
 
     cdef int check_thread(self, str what) except -1
     cdef int mark_dirty(self, Sweepable channel) except -1

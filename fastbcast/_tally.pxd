@@ -1,7 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._policy cimport Slot
+from fastbcast._slot cimport Slot
 from fastbcast._forms cimport Forms
 
 

@@ -17,7 +17,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._policy cimport Slot
+from fastbcast._slot cimport Slot
 from fastbcast._forms cimport Forms
 
 
@@ -92,14 +92,14 @@ cdef class Tally(Forms):
     cdef int count_skipped(self, Slot* slot, uint64_t next_seq) noexcept nogil:
         """A subscriber will go on with `next_seq`, and not get what came before."""
         count_passed(&self.newest, slot.seq, next_seq, False)
-        slot.place.skipped += next_seq - slot.seq
+        slot.details.skipped += next_seq - slot.seq
         return 0
 
     cdef int count_compacted(self, Slot* slot, uint64_t next_seq, uint64_t skipped) noexcept:
         """The same of one that reads from the compact log; `skipped` of those messages had no key."""
         count_passed(&self.newest, slot.seq, next_seq, True)
-        slot.place.skipped += skipped
-        slot.place.conflated += next_seq - slot.seq - skipped
+        slot.details.skipped += skipped
+        slot.details.conflated += next_seq - slot.seq - skipped
         return 0
 
     def _flush(self, seq, on_done):
@@ -142,7 +142,7 @@ cdef class Tally(Forms):
         The rest of it may still be in the Transport, even if the cursor has jumped since. Who joined later has
         its cursor behind the message.
         """
-        if slot.seq <= fate.seq and slot.place.is_compacted and not self.compact.holds(fate.seq):
+        if slot.seq <= fate.seq and slot.details.is_compacted and not self.compact.holds(fate.seq):
             count_lost(fate, True)
         elif self._is_waiting_for(slot, fate):
             counter[0] += 1
@@ -150,8 +150,8 @@ cdef class Tally(Forms):
 
     cdef bint _is_waiting_for(self, Slot* slot, Fate* fate) noexcept:
         if slot.seq <= fate.seq:
-            return not slot.place.is_compacted or self.compact.holds(fate.seq)
-        return slot.place.rest_seq <= fate.seq < slot.place.rest_end_seq and slot.place.rest_seq != 0
+            return not slot.details.is_compacted or self.compact.holds(fate.seq)
+        return slot.details.rest_seq <= fate.seq < slot.details.rest_end_seq and slot.details.rest_seq != 0
 
     cdef int check_flushes(self) except -1:
         """Call `on_done` of those that wait for nothing."""

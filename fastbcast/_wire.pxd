@@ -1,22 +1,6 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
-
-cdef enum SocketState:
-    WRITABLE = 0        # the sweep may send
-    PAUSED = 1          # the kernel refused; the Transport holds what it did not take (`writing_paused`)
-    CLOSED = 2          # a CLOSE was written, or the connection is gone: nothing may follow
-
-
-cdef struct Socket:
-    # What a sweep reads without the GIL. Written by the loop's thread only, and never during a slice.
-    int fd              # -1: only the Transport may write (TLS), or the connection is gone
-    int state
-    # permessage-deflate: what the client's inflater can do, and what it is given; kept by _forms.pyx.
-    int window_bits             # 0: it was not negotiated
-    bint may_follow_window      # it keeps its context between messages, and the server has windows
-    uint32_t sharable           # its channels that have a window which it could follow
-    uint32_t windowed           # those of its slots that are on such a window: at most one,
-    uint32_t deflated           # and then none of those that get each message compressed alone
+from fastbcast._slot cimport Socket
 
 
 cdef class Wire:
@@ -25,7 +9,7 @@ cdef class Wire:
     cdef object transport               # asyncio.Transport
     cdef object owner                   # the Client: told when too much waits
     cdef int fd                         # the connection's, under TLS too; -1 after `detach`
-    cdef bint is_encrypted              # the Transport speaks TLS, and keeps nothing of what it is given
+    cdef bint is_transport_only         # there is no descriptor; the Transport keeps no view of what it is given
     cdef readonly bint is_close_sent    # nothing but the end may follow
     cdef bytes pending_pong             # at most one, the latest (RFC 6455 section 5.5.3)
     # Weak reference to the Segment that the Transport was given a view of, until `resume`; None: it was not.

@@ -5,8 +5,9 @@
       `-- what the kernel refused --> Transport -------'         state PAUSED: only the Transport writes
     direct frames, pongs, CLOSE ----^
 
-Under TLS the fd is not known here, so that no sweep can write to it: all goes through the Transport (tls.py), which
-encrypts what it is given at once and whose buffer is the ciphertext's.
+A connection that is `is_transport_only` has no descriptor here, so that no sweep can write to it: everything goes through
+its Transport. That is so under TLS (tls.py), where the Transport encrypts what it is given at once, and its buffer holds
+ciphertext.
 
 Invariants
 
@@ -15,8 +16,8 @@ Invariants
    `resume_writing` tell exactly.
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
-4. What waits in the Transport is bounded: the rest of one frame (under TLS one frame, or frames of at most
-   ENCRYPTED_BYTES of _delivery.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
+4. What waits in the Transport is bounded: the rest of one frame (without a descriptor one frame, or frames of at most
+   TRANSPORT_BYTES of _delivery.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
    to what one read has brought.
 """
 
@@ -24,6 +25,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
 from fastbcast._log cimport COPIED_REST_BYTES
+from fastbcast._slot cimport CLOSED, PAUSED, WRITABLE
 
 from weakref import ref
 
@@ -48,8 +50,8 @@ cdef class Wire:
         self.transport = transport
         self.max_direct_bytes = max_direct_bytes
         self.fd = fd
-        self.is_encrypted = transport.get_extra_info("ssl_object") is not None
-        self.socket.fd = -1 if self.is_encrypted else fd
+        self.is_transport_only = transport.get_extra_info("ssl_object") is not None
+        self.socket.fd = -1 if self.is_transport_only else fd
         self.socket.state = WRITABLE
 
     @property
@@ -58,7 +60,7 @@ cdef class Wire:
         return self.socket.state == PAUSED
 
     cdef bint hand_over(self, object rest) except -1:
-        """Give the Transport the rest of a frame, or under TLS whole frames, as a view of a Segment.
+        """Give the Transport the rest of a frame, or without a descriptor whole frames, as a view of a Segment.
 
         Returns whether it had to keep any of it.
 
@@ -66,7 +68,7 @@ cdef class Wire:
         waits for the socket to become writable.
         """
         cdef Py_ssize_t rest_bytes = len(rest)
-        if not self.is_encrypted:
+        if not self.is_transport_only:
             if rest_bytes <= COPIED_REST_BYTES:
                 rest = bytes(rest)
             else:

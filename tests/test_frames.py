@@ -6,6 +6,7 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.frames import CloseCode
 
 from fastbcast import MessageTooBig, _frames
 
@@ -93,3 +94,9 @@ def test_only_close_codes_that_may_cross_the_wire_are_sent(code):
     if code not in SENDABLE:
         with pytest.raises(ValueError, match=str(code)):
             _frames.encode_close(code)
+
+
+def test_close_codes_have_the_numbers_of_the_registry():
+    assert len(_frames.CloseCode) == 14
+    for code in _frames.CloseCode:
+        assert code == CloseCode["NO_STATUS_RCVD" if code.name == "NO_STATUS_RECEIVED" else code.name]

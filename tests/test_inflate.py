@@ -1,6 +1,7 @@
 """What clients send compressed (permessage-deflate), cut anywhere: the compiled Parser against the slow one of
 reference.py, which stands on Python's zlib."""
 
+import itertools
 import random
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_an_empty_message_is_empty_however_it_is_compressed(payload, keeps_windo
     client_frame(TEXT, b"x", fin=False) + client_frame(0, b"", rsv=4),
     client_frame(TEXT, b"x", fin=False) + client_frame(TEXT, b"", rsv=4),
     client_frame(0, b"", rsv=4),
-])
+], ids=itertools.count())   # the masks are random, and the names of tests are not
 def test_rsv1_is_for_the_first_frame_of_a_message_only(sent):
     assert without_words(make_parser(True).parse(sent)) == [("failed", 1002)]
 

@@ -2,8 +2,8 @@
 
     Request --find_route--> Route --[authorize hook]--> answer(request) -> Response
 
-A further kind of request (server-sent events, an HTTP API, metrics) is a row of `make_routes`, which hands each route what
-it needs of the server. A route never sees the connection: whether that ends after the answer is not its affair.
+A further kind of request (server-sent events, an HTTP API, metrics) is a row of `make_routes`, which hands each route
+what it needs of the server. A route never sees the connection: whether that ends after the answer is not its affair.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ PYTHON ?= python3
 CC ?= cc
 ARGS ?=
 TESTS ?= tests
+WORKERS ?= auto
 
 BIN := $(CURDIR)/.venv/bin
 ASAN_BIN := $(CURDIR)/.venv-asan/bin
@@ -38,13 +39,14 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'ARGS="..." is passed on: make run ARGS="--port 9000", make test ARGS="-x -k lag", make test TESTS=tests/test_log.py'
+	@echo 'WORKERS=0 runs the tests in one process (for a debugger); they are shared out among all processors otherwise.'
 	@echo 'PYTHON=python3.13 chooses the interpreter of a new .venv; FASTBCAST_TEST_TIMEOUT_SCALE=3 stretches time-outs.'
 
 run: .venv/built  ## install what is needed and start a demo: a server, a page, a live feed
 	@$(BIN)/fastbcast demo $(ARGS)
 
 test: .venv/built .venv/extra-test tests/node/node_modules  ## run the tests
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest $(in_parallel) $(TESTS) $(ARGS)
 
 compliance: .venv/built build/compliance/suite/made  ## the Autobahn test suite; ARGS=--short, ARGS="--cases 5.* 6.4.*"
 	$(BIN)/python tests/compliance/run.py $(ARGS)
@@ -71,7 +73,7 @@ gate: .venv/built .venv/extra-load  ## fail if a step of the data path takes mor
 # processes they start import that package and not the one in place.
 
 debug: build/debug/built .venv/extra-test tests/node/node_modules  ## run the tests on a build without optimisation
-	cd build/debug/lib && PYTHONPATH="$$PWD" $(BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS)
+	cd build/debug/lib && PYTHONPATH="$$PWD" $(BIN)/python -m pytest $(in_parallel) $(call from_here,$(TESTS)) $(ARGS)
 
 cov: build/debug/built .venv/extra-test .venv/extra-cov tests/node/node_modules  ## the tests' line coverage, .pyx too; HTML in build/coverage
 	cd build/debug/lib && rm -f .coverage* && export PYTHONPATH="$$PWD" COVERAGE_RCFILE="$(CURDIR)/pyproject.toml" && \
@@ -81,7 +83,7 @@ cov: build/debug/built .venv/extra-test .venv/extra-cov tests/node/node_modules 
 
 asan: TESTS = $(COMPILED_TESTS)
 asan: build/sanitize/built tests/node/node_modules  ## the tests of compiled code with address and undefined-behaviour sanitizers (gcc)
-	$(call sanitized,$(ASAN_BIN)/python -m pytest $(call from_here,$(TESTS)) $(ARGS))
+	$(call sanitized,$(ASAN_BIN)/python -m pytest $(in_parallel) $(call from_here,$(TESTS)) $(ARGS))
 
 compliance-asan: build/sanitize/built build/compliance/suite/made  ## the Autobahn test suite on that build
 	$(call sanitized,$(ASAN_BIN)/python "$(CURDIR)/tests/compliance/run.py" $(ARGS))
@@ -100,6 +102,9 @@ define sanitized
 	for report in "$(CURDIR)"/build/sanitize/report.*; do test ! -e "$$report" || { cat "$$report"; status=1; }; done && \
 	exit $$status
 endef
+
+# A file of tests is one worker's: what a module's fixtures start is started once.
+in_parallel = -n $(WORKERS) --dist loadfile
 
 from_here = -c "$(CURDIR)/pyproject.toml" --rootdir="$(CURDIR)" $(addprefix $(CURDIR)/,$(1))
 

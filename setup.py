@@ -19,9 +19,8 @@ from setuptools.command.build_ext import build_ext
 
 MODULES = [
     "_frames", "_inflate", "_parser", "_log", "_compact", "_deflate", "_ticker", "_wire", "_policy", "_lanes",
-    "_sweeper", "_publish_queue", "_roster", "_forms", "_tally", "_delivery", "_round", "_fanout", "_subscriber",
-    "_client",
-    "_head", "_handshake", "_door",
+    "_sweeper", "_publish_queue", "_roster", "_forms", "_tally", "_delivery", "_round", "_fanout", "_context",
+    "_subscriber", "_client", "_head", "_handshake", "_door",
 ]
 if sys.platform == "linux":  # the load generator stands on epoll
     MODULES += [f"load.{name}" for name in (

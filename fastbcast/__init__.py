@@ -25,10 +25,12 @@ The path of a message, and the file that owns each step:
     what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
                                         _inflate.pyx   what comes compressed, with a bound
                                         _client.pyx    the life of a connection -> handlers.py
+      what all of a hub's share         _context.pyx   limits, buffers, and whom they tell what has happened
       where it is subscribed            _subscriber.pyx
       how much, and what it may do      throttle.py, rights.py
     who is silent                       keepalive.py
     how it got in                       listeners.py -> acceptor.py -> (tls.py) -> _door.pyx -> server.py
+      or which other answer it gets     routes.py, responses.py
       rules                             _head.pyx (httptools), _handshake.pyx, authority.py, extensions.py, origins.py
       limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
       whom it is from                   proxies.py
@@ -42,6 +44,7 @@ how, in `log.py`.
 """
 
 from ._client import Client
+from ._frames import CloseCode
 from ._version import __version__
 from .channel import Channel
 from .exceptions import (
@@ -65,6 +68,7 @@ __all__ = [
     "Channel",
     "ChannelOptions",
     "Client",
+    "CloseCode",
     "Disconnect",
     "FastbcastError",
     "Flushed",

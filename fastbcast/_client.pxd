@@ -6,7 +6,7 @@ from fastbcast._subscriber cimport Subscriber
 
 cdef class Client(Subscriber):
     # Set once, at the handshake.
-    cdef readonly object server         # told when the client is gone
+    cdef readonly object _on_gone       # called with the client when its connection is gone: whatever accepted it counts
     cdef public object identity         # what the authorize hook returned
     cdef public object rights           # the Grant that the authorize hook returned; None: everything is allowed
     cdef public str subprotocol         # that the handshake has settled on, or None

@@ -1,15 +1,15 @@
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import Buffer, Self, disjoint_base
 
+from ._context import Context
 from ._log import Segment
 from ._subscriber import Subscriber
 from .extensions import Deflate
 from .handlers import Inbox
-from .hub import Hub
 from .rights import Grant
-from .server import Server
 
 @disjoint_base
 class Client(Subscriber, asyncio.BufferedProtocol):
@@ -21,15 +21,15 @@ class Client(Subscriber, asyncio.BufferedProtocol):
     _bucket: set[Self] | None
     def __new__(
         cls,
-        hub: Hub,
-        server: Server,
+        context: Context,
         transport: asyncio.Transport,
         fd: int,
         channel: str,
         identity: Any,
+        on_gone: Callable[[Client], None],
     ) -> Self: ...
     @property
-    def server(self) -> Server: ...
+    def _on_gone(self) -> Callable[[Client], None]: ...
     @property
     def remote_address(self) -> Any: ...
     @property
@@ -39,7 +39,7 @@ class Client(Subscriber, asyncio.BufferedProtocol):
     @property
     def deflate(self) -> Deflate | None: ...
     def _negotiate(self, deflate: Deflate, may_follow_window: bool) -> None: ...
-    def _upgrade(self, response: bytes, early_data: bytes) -> None: ...
+    def _upgrade(self, response: bytes, early_data: bytes, channels: tuple[str, ...]) -> None: ...
     def may_subscribe(self, channel: str) -> bool: ...
     def may_publish(self, channel: str) -> bool: ...
     def send(self, message: str | Buffer, *, text: bool | None = None) -> bool: ...

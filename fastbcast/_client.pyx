@@ -20,8 +20,12 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t
 
 from fastbcast._clock cimport coarse_ns
+from fastbcast._context cimport Context
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT
-from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
+from fastbcast._frames cimport (
+    ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS_RECEIVED, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, TRY_AGAIN_LATER,
+    encode, encode_close, make_frame,
+)
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
 from fastbcast._subscriber cimport Subscriber
@@ -42,28 +46,31 @@ cdef bytes _PING = make_frame(OPCODE_PING, NULL, 0)     # made once, for all
 cdef class Client(Subscriber, asyncio.BufferedProtocol):
     """A connected client. Its methods belong to the event loop's thread (WrongThread otherwise)."""
 
-    def __cinit__(self, hub, server, transport, int fd, str channel, identity):
-        self.server = server
+    def __cinit__(self, Context context not None, transport, int fd, str channel, identity, on_gone):
         self.identity = identity
-        self.parser = Parser(hub.max_message_bytes, hub.max_fragments)
-        self.read_buffer = hub.read_buffer
+        self._on_gone = on_gone
+        self.parser = Parser(context.max_message_bytes, context.max_fragments)
+        self.read_buffer = context.read_buffer
 
     def _negotiate(self, deflate, bint may_follow_window):
         """The handshake has settled on a Deflate; and whether that lets it follow a window."""
-        cdef Inflater inflater = self.hub.inflater
+        cdef Inflater inflater = self.context.inflater
         self.deflate = deflate
         self.wire.socket.window_bits = deflate.server_max_window_bits or 15
         self.wire.socket.may_follow_window = may_follow_window
         self.parser.inflater = inflater if deflate.client_no_context_takeover else Inflater(inflater.scratch, True)
 
-    def _upgrade(self, bytes response, bytes early_data):
-        """Answer the handshake with `response`, and take what the client had sent already behind its request."""
+    def _upgrade(self, bytes response, bytes early_data, tuple channels):
+        """Answer the handshake with `response`, and take what the client had sent already behind its request.
+
+        channels: the names of those that it is subscribed to before its on_connect is called.
+        """
         cdef bytearray data
         self.wire.transport.set_protocol(self)
         self.wire.transport.write(response)
         self.received_ns = coarse_ns()
         try:
-            self.hub.client_connected(self)
+            self.context.on_connected(self, channels)
             if early_data:
                 data = bytearray(early_data)
                 self._receive(<uint8_t*>PyByteArray_AS_STRING(data), len(data))
@@ -111,8 +118,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         Raises TypeError, ValueError, MessageTooBig as `publish` does, and WrongThread.
         """
         cdef bytes frame
-        self.hub.check_thread("client.send")
-        frame = encode(message, text, self.hub.max_message_bytes)
+        self.context.sweeper.check_thread("client.send")
+        frame = encode(message, text, self.context.max_message_bytes)
         if not self.is_open:
             return False
         self.catch_up_all(BEFORE_DIRECT)
@@ -125,12 +132,12 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         holds it back. Does nothing if it is closing already. Raises ValueError for a code that may not be sent
         (RFC 6455 section 7.4) or a reason above 123 bytes.
         """
-        self.hub.check_thread("client.close")
+        self.context.sweeper.check_thread("client.close")
         self._begin_close(code, reason, "application")
 
     def abort(self):
         """Close the connection at once, without a CLOSE frame."""
-        self.hub.check_thread("client.abort")
+        self.context.sweeper.check_thread("client.abort")
         self._abort("", "server", "aborted")
 
     def _pause_reading(self):
@@ -143,7 +150,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         """Go on with what was read already, then go on reading: in a turn of its own, whoever asks for it."""
         if self.is_reading_paused:
             self.is_reading_paused = False
-            self.hub.loop.call_soon(self._read_on)
+            self.context.loop.call_soon(self._read_on)
 
     # What the hub, the wire and the sweep ask for.
 
@@ -162,11 +169,11 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
     def _evict(self, str cause):
         """The client does not keep up (counted under `cause`)."""
         self.leave_all(True)
-        self._begin_close(1013, "slow consumer", cause)
+        self._begin_close(TRY_AGAIN_LATER, "slow consumer", cause)
 
     def _evict_now(self, str cause):
         """The same without waiting for the Transport, which holds memory that is needed."""
-        self._end_as(1006, "slow consumer", "server", cause)
+        self._end_as(ABNORMAL_CLOSURE, "slow consumer", "server", cause)
         self.leave_all(True)
         self.wire.abort_connection()
 
@@ -196,16 +203,16 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             return ping_seconds
         if self.is_reading_paused:  # whom we do not read cannot be heard; but a ping that is refused tells of a reset
             self.pinged_ns = 0
-            self.hub.pings += self.wire.write_frame(_PING)
+            self.context.pings += self.wire.write_frame(_PING)
             return ping_seconds
         if self.pinged_ns <= self.received_ns:
             self.pinged_ns = coarse_ns()
             self.pinged_at = now
-            self.hub.pings += self.wire.write_frame(_PING)
+            self.context.pings += self.wire.write_frame(_PING)
             return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
         pinged_seconds = now - self.pinged_at
         if pinged_seconds >= pong_seconds:
-            self._begin_close(1011, "keepalive ping timeout", "keepalive")
+            self._begin_close(INTERNAL_ERROR, "keepalive ping timeout", "keepalive")
         return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
 
     @property
@@ -225,7 +232,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.wire.abort_connection()
 
     cdef int _abort(self, str reason, str by, str cause) except -1:
-        self._end_as(1006, reason, by, cause)
+        self._end_as(ABNORMAL_CLOSURE, reason, by, cause)
         self.leave_all(False)
         self.wire.abort_connection()
         return 0
@@ -246,8 +253,8 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         return 0
 
     def _set_close_deadline(self):
-        if self not in self.hub.closing.waiting:
-            self.hub.closing.add(self)
+        if self not in self.context.closing.waiting:
+            self.context.closing.add(self)
 
     # The Transport's side.
 
@@ -268,7 +275,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         # uvloop would read again at once, as long as the buffer is filled.
         if may_be_more and self.wire.transport is not None and not self.wire.transport.is_closing():
             self.wire.transport.pause_reading()
-            self.hub.loop.call_soon(self._read_on)
+            self.context.loop.call_soon(self._read_on)
 
     def _read_on(self):
         cdef bytearray rest
@@ -282,7 +289,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self._receive(<uint8_t*>PyByteArray_AS_STRING(rest), len(rest))
         except BaseException as error:
             self._fail(error)
-        self.hub.loop.call_soon(self._read_on)  # unless that was too much again
+        self.context.loop.call_soon(self._read_on)  # unless that was too much again
 
     def data_received(self, data):
         """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
@@ -293,26 +300,26 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         Without a CLOSE before it, that is a lost connection.
         """
         self.leave_all(False)
-        self._end_as(1006, "", "network", "connection_lost")
+        self._end_as(ABNORMAL_CLOSURE, "", "network", "connection_lost")
         self._set_close_deadline()
         return False
 
     def connection_lost(self, exc):
         """The fd is closed right after this: no slot may name it any more."""
         self.leave_all(False)
-        self._end_as(1006, "", "network", "connection_lost")
+        self._end_as(ABNORMAL_CLOSURE, "", "network", "connection_lost")
         self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
         self._count_partial(0)
-        self.hub.closing.discard(self)
-        self.hub.client_disconnected(self)
+        self.context.closing.discard(self)
+        self.context.on_disconnected(self)
 
     def pause_writing(self):
         """The kernel has refused something, which the Transport now holds."""
         self.wire.pause()
         if self.wire.socket.state == PAUSED:
-            self.hub.watch.add(self)
+            self.context.paused.add(self)
 
     def resume_writing(self):
         """The kernel has taken what the Transport held."""
@@ -342,7 +349,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             elif self.disconnected is not None:
                 pass    # section 1.4: of no interest behind a CLOSE
             elif event == MESSAGE:
-                self.hub.message_received(self, parser.message)
+                self.context.on_message(self, parser.message)
                 if self.is_reading_paused:
                     parser.keep_rest()
             elif event == PING:
@@ -355,13 +362,13 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
     cdef int _count_partial(self, Py_ssize_t size) except -1:
         if size != self.partial_bytes:
             self.partial_bytes = size
-            self.hub.partials.update(self, size)
+            self.context.partials.update(self, size)
         return 0
 
     def _drop_partial(self):
         """All clients together keep too much of unfinished messages, and this one has been at it for the longest."""
         self.partial_bytes = 0
-        self.parser.fail(1013, "too many unfinished messages", "partial_full")
+        self.parser.fail(TRY_AGAIN_LATER, "too many unfinished messages", "partial_full")
         self._fail_connection()
 
     cdef int _fail_connection(self) except -1:
@@ -379,12 +386,12 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self.leave_all(False)
             self._end_as(code, self.parser.close_reason, "client", "client")
             self._set_close_deadline()
-            self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == 1005 else encode_close(code))
+            self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == NO_STATUS_RECEIVED else encode_close(code))
         self.wire.end()
         return 0
 
     def _fail(self, error):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
         log_event(logging.ERROR, "internal_error", exception=error)
-        self._begin_close(1011, "internal error", "internal_error")
+        self._begin_close(INTERNAL_ERROR, "internal error", "internal_error")
         end_program(error)

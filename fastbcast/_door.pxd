@@ -17,7 +17,8 @@ cdef class Door(_Base):
     cdef HeadParser parser          # of the head, until it is there
     cdef Head head                  # None: nothing of it has come yet
     cdef tuple refusal              # decided already, told when the request is there
-    cdef bint is_handshake          # not a question for the listeners
+    cdef bint is_handshake          # it asks for the upgrade to WebSocket; else:
+    cdef object route               # what answers it: see routes.py
     cdef bint is_half_closed        # the peer will send nothing more, and waits for its answer
     cdef object task                # the authorize hook at work
     cdef Py_ssize_t lingered_bytes
@@ -37,6 +38,7 @@ cdef class Door(_Base):
     cdef int refuse(self, str cause, object status, object reason=*, object headers=*) except -1
     cdef int refuse_malformed(self) except -1
     cdef int refuse_as_decided(self) except -1
-    cdef int answer(self, object status, object body=*, object headers=*) except -1
+    cdef int answer(self, object status, str body=*, object headers=*) except -1
+    cdef int respond(self, object response) except -1
     cdef int wait_in(self, object queue) except -1
     cdef int leave_queue(self) except -1

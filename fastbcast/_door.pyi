@@ -8,7 +8,7 @@ from .server import Server
 
 DEFAULT_CHANNEL: str
 LINGER_BYTES: int
-RETRY_SECONDS: int
+METHODS: frozenset[bytes]
 
 def channel_of(path: str) -> str: ...
 @disjoint_base

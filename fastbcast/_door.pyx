@@ -16,7 +16,7 @@ It is compiled for reconnect storms, in which thousands of these live for some m
 
 from fastbcast._client cimport Client
 from fastbcast._handshake cimport (
-    choose_subprotocol, encode_response, find_fault, find_request_fault, is_handshake, split_target
+    choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
 )
 from fastbcast._head cimport HeadParser
 from fastbcast._wire cimport finish_writing, shut_down
@@ -26,7 +26,9 @@ from fastbcast.exceptions import InvalidChannelName, Reject
 from fastbcast.extensions import choose_deflate
 from fastbcast.failures import end_program, settle
 from fastbcast.log import log_event
+from fastbcast.responses import Response, encode_response
 from fastbcast.rights import Grant
+from fastbcast.routes import METHODS, find_route
 from fastbcast.typing import Request
 
 import asyncio
@@ -39,8 +41,6 @@ DEFAULT_CHANNEL = "default"
 """The channel that the path "/" names."""
 LINGER_BYTES = 1024 * 1024
 """What an answered peer may still send, say a request's body, before it is cut off."""
-RETRY_SECONDS = 5
-"""When a client that was refused for a limit may come again."""
 
 
 def channel_of(str path):
@@ -168,7 +168,7 @@ cdef class Door(_Base, asyncio.Protocol):
         if fault is not None:
             self.answer(HTTPStatus.BAD_REQUEST, fault)
             return 0
-        if head.method != b"GET" and head.method != b"HEAD":
+        if head.method not in METHODS:
             self.answer(HTTPStatus.METHOD_NOT_ALLOWED, "", {"Allow": "GET, HEAD"})
             return 0
         if head.http_version != "1.1" and head.http_version != "1.0":
@@ -187,11 +187,12 @@ cdef class Door(_Base, asyncio.Protocol):
                 self.refuse("origins", HTTPStatus.FORBIDDEN, "this origin may not connect")
             else:
                 self.authorize(request)
-        elif self.server.tells_listeners(request):
-            self.authorize(request)
         else:
-            status, content_type, body = self.server.respond(request)
-            self.answer(status, body, {"Content-Type": content_type} if content_type else None)
+            self.route = find_route(self.server.routes, request)
+            if self.route.is_authorized:
+                self.authorize(request)
+            else:
+                self.respond(self.route.answer(request))
         return 0
 
     cdef object read_request(self):
@@ -257,14 +258,14 @@ cdef class Door(_Base, asyncio.Protocol):
         """The hook has `granted` what was asked for; not if that is nothing of the channel of its path."""
         cdef str channel = request.channel
         server = self.server
-        if server.subscribe_path:
+        if server.options.subscribe_path:
             if isinstance(granted, Grant) and not granted.may_subscribe(channel) and not granted.may_publish(channel):
                 return self.refuse("authorize", HTTPStatus.FORBIDDEN, "not this channel")
             if self.is_handshake and not server.hub.has_room_for(channel):
                 return self.refuse("max_channels", HTTPStatus.SERVICE_UNAVAILABLE, "too many channels")
         if self.is_handshake:
             return self.upgrade(channel, granted)
-        return self.answer(HTTPStatus.OK, server.tell_listeners(channel), {"Content-Type": "application/json"})
+        return self.respond(self.route.answer(request))
 
     cdef int upgrade(self, str channel, granted) except -1:
         """Answer with the 101: the connection is a Client's from now on."""
@@ -275,7 +276,9 @@ cdef class Door(_Base, asyncio.Protocol):
         rights = granted if isinstance(granted, Grant) else None
         identity = granted if rights is None else rights.identity
         self.leave_queue()
-        client = Client(server.hub, server, self.transport, self.accepted.fileno(), channel, identity)
+        client = Client(
+            server.hub.context, self.transport, self.accepted.fileno(), channel, identity, server.on_client_gone
+        )
         client.rights = rights
         client.subprotocol = choose_subprotocol(self.head.headers, server.options.subprotocols)
         if self.is_proxied:
@@ -285,7 +288,7 @@ cdef class Door(_Base, asyncio.Protocol):
             extension = str(deflate)
             form = "deflate" if deflate.server_no_context_takeover else server.options.compression
             client._negotiate(deflate, form == "window")
-        response = encode_response(self.head.headers["sec-websocket-key"], client.subprotocol, extension)
+        response = encode_upgrade(self.head.headers["sec-websocket-key"], client.subprotocol, extension)
         server.let_in(client, response, self.data, form, self.counted_as)
         return 0
 
@@ -348,27 +351,20 @@ cdef class Door(_Base, asyncio.Protocol):
         cause, status, reason = self.refusal
         return self.refuse(cause, status, reason)
 
-    cdef int answer(self, status, body="", headers=None) except -1:
-        """Answer with `status` and close: one request a connection."""
-        cdef bint is_head = self.head is not None and self.head.method == b"HEAD"
+    cdef int answer(self, status, str body="", headers=None) except -1:
+        """Answer with a short text, or the status' own phrase."""
+        return self.respond(Response(status, body, headers or {}))
+
+    cdef int respond(self, response) except -1:
+        """Answer and close: one request a connection."""
+        cdef bint has_body = self.head is None or self.head.method != b"HEAD"
         if self.transport.is_closing():     # the peer is gone
             return 0
-        self.server.responses[int(status)] += 1
-        if isinstance(body, str):
-            body = f"{body or status.phrase}\n".encode()
-        fields = {"Content-Length": str(len(body)), "Connection": "close", "Content-Type": "text/plain; charset=utf-8"}
-        if status == HTTPStatus.UPGRADE_REQUIRED:   # RFC 9110 section 15.5.22, RFC 6455 section 4.4
-            fields |= {"Upgrade": "websocket", "Connection": "close, Upgrade", "Sec-WebSocket-Version": "13"}
-        elif status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-            fields |= {"Retry-After": str(RETRY_SECONDS)}
-        elif status == HTTPStatus.UNAUTHORIZED:     # RFC 9110 section 15.5.2
-            fields |= {"WWW-Authenticate": "Bearer"}
-        lines = [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
-        head = "\r\n".join([f"HTTP/1.1 {status.value} {status.phrase}", *lines, "", ""]).encode()
+        self.server.responses[int(response.status)] += 1
         self.stop_counting()
         self.wait_in(self.server.doors.lingering)
         self.data = b""     # of no use any more, and it may linger
-        self.transport.write(head if is_head else head + body)
+        self.transport.write(encode_response(response, has_body=has_body))
         if self.is_half_closed:
             self.transport.close()
         else:

@@ -6,7 +6,7 @@ Nothing here reads or writes. Header names are lower case; lines of the same nam
 Invariants
 
 1. Of the requests in which `find_request_fault` finds nothing, `find_fault` returns None for exactly those that may be
-   answered with `encode_response`.
+   answered with `encode_upgrade`.
 2. A response names a subprotocol only if the client offered it (section 4.2.2). Of extensions: extensions.py.
 """
 
@@ -140,7 +140,7 @@ cpdef str choose_subprotocol(dict headers, spoken):
     return None
 
 
-cpdef bytes encode_response(str key, str subprotocol=None, str extension=None):
+cpdef bytes encode_upgrade(str key, str subprotocol=None, str extension=None):
     """Return the whole 101 response to a handshake with this Sec-WebSocket-Key (section 4.2.2)."""
     cdef bytes accept = b2a_base64(sha1(key.encode() + _KEY_SUFFIX, usedforsecurity=False).digest(), newline=False)
     cdef bytes more = b""

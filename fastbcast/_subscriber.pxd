@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastbcast._context cimport Context
 from fastbcast._fanout cimport Occasion
 from fastbcast._wire cimport Wire
 
@@ -7,7 +8,7 @@ from fastbcast._wire cimport Wire
 cdef class Subscriber:
     # Set once.
     cdef Wire wire
-    cdef object hub                     # who is told what happens: see hub.py
+    cdef Context context                # what all clients of its hub share
     cdef readonly str channel           # that the request path named
     # Channels: name -> Subscription; None while there are none.
     cdef dict subscriptions

@@ -3,16 +3,13 @@ from typing import Any
 
 from typing_extensions import Self, disjoint_base
 
+from ._context import Context
 from .channel import Channel
-from .hub import Hub
-from .server import Server
 from .typing import Disconnect, Lag, Missed
 
 @disjoint_base
 class Subscriber:
-    def __new__(
-        cls, hub: Hub, server: Server, transport: asyncio.Transport, fd: int, channel: str, *rest: Any
-    ) -> Self: ...
+    def __new__(cls, context: Context, transport: asyncio.Transport, fd: int, channel: str, *rest: Any) -> Self: ...
     @property
     def channel(self) -> str: ...
     @property

@@ -15,6 +15,7 @@ Invariants
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from fastbcast._context cimport Context
 from fastbcast._fanout cimport ON_RESUME, Fanout, Occasion
 from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast._slot cimport CLOSED, WRITABLE
@@ -26,10 +27,10 @@ from fastbcast.typing import Lag, Missed
 cdef class Subscriber:
     """What a client is to the channels of its hub."""
 
-    def __cinit__(self, hub, server, transport, int fd, str channel, *rest):
-        self.hub = hub
+    def __cinit__(self, Context context not None, transport, int fd, str channel, *rest):
+        self.context = context
         self.channel = channel
-        self.wire = Wire(self, transport, fd, hub.max_direct_bytes)
+        self.wire = Wire(self, transport, fd, context.max_direct_bytes)
 
     @property
     def channels(self):
@@ -46,7 +47,7 @@ cdef class Subscriber:
         """How far behind the client is, over all its channels: Lag(bytes, messages, seconds)."""
         cdef LagTotals totals
         cdef Subscription subscription
-        self.hub.check_thread("client.lag")
+        self.context.sweeper.check_thread("client.lag")
         memset(&totals, 0, sizeof(LagTotals))
         if self.subscriptions is not None:
             for subscription in self.subscriptions.values():
@@ -76,14 +77,14 @@ cdef class Subscriber:
         """
         cdef Fanout fanout
         cdef uint32_t sharable
-        self.hub.check_thread("client.subscribe")
+        self.context.sweeper.check_thread("client.subscribe")
         if not self.is_open:
             return False
         if self.subscriptions is None:
             self.subscriptions = {}
         if channel not in self.subscriptions:
-            self.hub.check_subscriptions(channel, len(self.subscriptions))
-            fanout = self.hub.channel(channel)
+            self.context.check_subscriptions(channel, len(self.subscriptions))
+            fanout = self.context.find_channel(channel)
             sharable = self.wire.socket.sharable
             self.subscriptions[fanout.name] = fanout.subscribe(self.wire)
             self._reconsider_forms(sharable)
@@ -95,7 +96,7 @@ cdef class Subscriber:
         """Receive nothing more of `channel`; returns whether it was subscribed."""
         cdef Subscription subscription
         cdef uint32_t sharable = self.wire.socket.sharable
-        self.hub.check_thread("client.unsubscribe")
+        self.context.sweeper.check_thread("client.unsubscribe")
         if self.subscriptions is None or channel not in self.subscriptions:
             return False
         subscription = self.subscriptions.pop(channel)

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ._frames import CloseCode
 from .deadlines import wait_for
 from .failures import end_program, settle
 from .log import log_event
@@ -30,7 +31,6 @@ from .throttle import Throttle
 
 if TYPE_CHECKING:
     from ._client import Client
-    from .server import Server
 
 Handler = Callable[..., Any]
 
@@ -143,7 +143,7 @@ class Handlers:
 
     def _failed(self, event: str, client: Client, error: BaseException) -> None:
         log_event(logging.ERROR, "handler_failed", exception=error, handler=f"on_{event}")
-        client._close_because(1011, "internal error", "handler_error")
+        client._close_because(CloseCode.INTERNAL_ERROR, "internal error", "handler_error")
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)
@@ -164,8 +164,8 @@ class Handlers:
         log_event(logging.ERROR, "handler_failed", exception=failure, handler="on_error")
         end_program(failure)
 
-    async def finish(self, server: Server, seconds: float) -> None:
-        """Wait for the handlers at work for `server`'s clients; cancel those that take longer than `seconds`.
+    async def finish(self, concerns: Callable[[Client], bool], seconds: float) -> None:
+        """Wait for the handlers at work for clients that it `concerns`; cancel those that take longer than `seconds`.
 
         The one that called this, and so waits for it, is left alone.
         """
@@ -173,18 +173,20 @@ class Handlers:
         # A cancelled handler is followed by its client's on_disconnect, which gets as long again.
         for _ in range(2):
             try:
-                await wait_for(self._wait_for_tasks(server, caller), seconds)
+                await wait_for(self._wait_for_tasks(concerns, caller), seconds)
             except asyncio.TimeoutError:
-                for task in self._tasks_of(server, caller):
+                for task in self._tasks_of(concerns, caller):
                     inbox = self._tasks[task]._inbox
                     if inbox is not None:
                         inbox.is_cancelled = True
                     task.cancel()
                 await asyncio.sleep(0)
 
-    async def _wait_for_tasks(self, server: Server, caller: asyncio.Task[Any] | None) -> None:
-        while tasks := self._tasks_of(server, caller):
+    async def _wait_for_tasks(self, concerns: Callable[[Client], bool], caller: asyncio.Task[Any] | None) -> None:
+        while tasks := self._tasks_of(concerns, caller):
             await asyncio.wait(tasks)
 
-    def _tasks_of(self, server: Server, caller: asyncio.Task[Any] | None) -> list[asyncio.Task[None]]:
-        return [task for task, client in self._tasks.items() if client.server is server and task is not caller]
+    def _tasks_of(
+        self, concerns: Callable[[Client], bool], caller: asyncio.Task[Any] | None
+    ) -> list[asyncio.Task[None]]:
+        return [task for task, client in self._tasks.items() if concerns(client) and task is not caller]

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ._compact import measure_key
-from ._frames import encode
-from ._inflate import Inflater, Scratch
+from ._context import Context
+from ._frames import CloseCode, encode
 from ._parser import ReadBuffer
 from ._policy import Policy
 from ._publish_queue import PublishQueue
@@ -33,7 +33,7 @@ from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .channel import Asked, Channel
 from .deadlines import Deadlines
-from .exceptions import InvalidChannelName, TooManyChannels, TooManySubscriptions
+from .exceptions import InvalidChannelName, TooManyChannels
 from .handlers import Handlers
 from .log import log_event
 from .names import ChannelNames
@@ -72,7 +72,6 @@ class Hub:
             self.options.max_window_bytes,
             self.watch.ticker,
         )
-        self.closing: Deadlines[Client] = Deadlines(self.options.close_seconds, methodcaller("_close_overdue"))
         self.handlers = Handlers(
             self.options.max_inbox_messages,
             self.options.max_message_bytes,
@@ -83,21 +82,29 @@ class Hub:
         self._disconnects: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._received_messages = 0
-        self.pings = 0
         self.authorize_hook: AuthorizeHook | None = None
         self._publish_queue = PublishQueue(
             self.options.max_threadsafe_bytes, self.options.slice_seconds, self._publish_frame
         )
         self.loop: asyncio.AbstractEventLoop | None = None
-        # Read by the compiled client.
-        # What a read brings that is too much is kept until its time: with a limit of the rate it is little.
-        self.read_buffer = ReadBuffer(is_small=self._throttle is not None)
-        self.inflater = Inflater(Scratch(), False)
-        read_bytes = len(self.read_buffer.large)
+        # What a read brings beyond the rate limit waits until its time, so with a rate limit a read is small.
+        read_buffer = ReadBuffer(is_small=self._throttle is not None)
+        read_bytes = len(read_buffer.large)
         self.partials = Partials(max(self.options.max_partial_bytes, self.options.max_message_bytes, read_bytes))
-        self.max_message_bytes = self.options.max_message_bytes
-        self.max_fragments = self.options.max_fragments
-        self.max_direct_bytes = self.options.max_direct_bytes
+        self.context = Context(
+            self.options,
+            self._sweeper,
+            read_buffer=read_buffer,
+            partials=self.partials,
+            paused=self.watch,
+            closing=Deadlines(self.options.close_seconds, methodcaller("_close_overdue")),
+            on_connected=self._client_connected,
+            on_message=self._message_received,
+            on_disconnected=self._client_disconnected,
+            find_channel=self.channel,
+            on_refused=self._count_refused,
+        )
+        """What its clients share; whatever accepts a connection makes a Client of it."""
         self.check_thread = self._sweeper.check
 
     def bind(self) -> None:
@@ -109,6 +116,7 @@ class Hub:
             self.loop = loop
             self._sweeper.bind(loop)
             self._publish_queue.bind(loop)
+            self.context.bind(loop)
 
     # Channels.
 
@@ -159,7 +167,7 @@ class Hub:
                 options = replace(options, **settings)
         policy = self._policies.get(options)
         if policy is None:
-            policy = self._policies[options] = Policy(options, self.max_message_bytes)
+            policy = self._policies[options] = Policy(options, self.options.max_message_bytes)
         return policy
 
     def count_subscribers(self, name: str) -> int:
@@ -203,7 +211,7 @@ class Hub:
         fault = self._names.find_fault(channel)  # whether there is the channel, only the loop's thread knows
         if fault is not None:
             raise InvalidChannelName(channel, fault)
-        self._publish_queue.put(channel, encode(message, text, self.max_message_bytes), key)
+        self._publish_queue.put(channel, encode(message, text, self.options.max_message_bytes), key)
 
     def _publish_frame(self, channel: str, frame: bytes, key: Key | None) -> None:
         self.channel(channel)._publish_frame(frame, key)
@@ -318,36 +326,33 @@ class Hub:
         """
         if not client.may_publish(client.channel):
             self._refused["publish"] += 1
-            client._close_because(1008, "publishing is not allowed", "not_allowed")
+            client._close_because(CloseCode.POLICY_VIOLATION, "publishing is not allowed", "not_allowed")
             return
         try:
             self.publish(client.channel, message)
         except TooManyChannels:  # not its fault: no error is logged, and it may try again later
-            client._close_because(1013, "too many channels", "too_many_channels")
+            client._close_because(CloseCode.TRY_AGAIN_LATER, "too many channels", "too_many_channels")
 
-    # Called by the compiled client; not for applications.
+    # Called by the compiled client: see _context.pyx.
 
-    def client_connected(self, client: Client) -> None:
-        """The 101 has been written."""
+    def _client_connected(self, client: Client, channels: tuple[str, ...]) -> None:
+        """The 101 has been written; `channels` are those that the client is subscribed to from the start."""
         self._clients.add(client)
-        if client.server.subscribe_path and client.may_subscribe(client.channel):
-            client.subscribe(client.channel)
+        for channel in channels:
+            client.subscribe(channel)
         self.handlers.handle("connect", client)
 
-    def check_subscriptions(self, channel: str, count: int) -> None:
-        """Raise TooManySubscriptions if a client that has `count` may not have one more."""
-        if count >= self.options.max_subscriptions:
-            self._refused["max_subscriptions"] += 1
-            raise TooManySubscriptions(channel, self.options.max_subscriptions)
+    def _count_refused(self, limit: str) -> None:
+        self._refused[limit] += 1
 
-    def message_received(self, client: Client, message: str | bytes) -> None:
+    def _message_received(self, client: Client, message: str | bytes) -> None:
         """A whole message has arrived."""
         self._received_messages += 1
         if self._throttle is not None:
             self._throttle.count(client)
         self.handlers.handle("message", client, message)
 
-    def client_disconnected(self, client: Client) -> None:
+    def _client_disconnected(self, client: Client) -> None:
         """The connection is gone, the slots and the fd with it."""
         self._clients.discard(client)
         if self._throttle is not None:
@@ -355,7 +360,7 @@ class Hub:
         disconnect = client.disconnected
         assert disconnect is not None  # set before this is called
         self._disconnects[disconnect.cause] += 1
-        client.server.client_gone(client)
+        client._on_gone(client)
         self.handlers.handle("disconnect", client, disconnect)
         if client._inbox is not None and self.loop is not None:
             self.loop.call_later(self.options.close_seconds, self.handlers.tell_if_late, client)
@@ -376,8 +381,8 @@ class Hub:
             "lag": self._sum_lag(channels),
             "compression": self._sweeper.deflaters.as_dict() | self._sum_forms(channels),
             "received_messages": self._received_messages,
-            "received_compressed_messages": self.inflater.scratch.messages,
-            "pings": self.pings,
+            "received_compressed_messages": self.context.inflater.scratch.messages,
+            "pings": self.context.pings,
             "inbound_pauses": 0 if self._throttle is None else self._throttle.pauses,
             "inbox_pauses": self.handlers.inbox_pauses,
             "refused": dict(self._refused),

@@ -32,24 +32,24 @@ class Lobby:
         self.reading: Deadlines[Door] = Deadlines(options.handshake_seconds, methodcaller("refuse_slow_head"))
         self.deciding: Deadlines[Door] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
         self.lingering: Deadlines[Door] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
-        self._waiting = [queue.waiting for queue in (self.reading, self.deciding, self.lingering)]
+        self._queues = (self.reading, self.deciding, self.lingering)
+        self._first_to_go = (self.lingering.waiting, self.reading.waiting)
+        """What makes room for another connection, in this order; a queue of idle connections would be the first."""
 
     def __len__(self) -> int:
-        reading, deciding, lingering = self._waiting
-        return len(reading) + len(deciding) + len(lingering)
+        return sum([len(queue.waiting) for queue in self._queues])
 
     def __iter__(self) -> Iterator[Door]:
-        return chain(*self._waiting)
+        return chain.from_iterable(queue.waiting for queue in self._queues)
 
     def make_room(self) -> bool:
         """Make room for one more Door. False if all there are wait for the hook: it is the server that is slow.
 
-        Who has its answer goes first, then who has been sending a head for the longest: a flood of half-open
-        connections cuts off itself, and not those who say what they want at once.
+        Drops answered connections first, then the oldest that is still sending its head, so a flood of half-open
+        connections displaces only itself.
         """
-        reading, deciding, lingering = self._waiting
-        while len(reading) + len(deciding) + len(lingering) >= self._max_doors:
-            door = next(chain(lingering, reading), None)
+        while len(self) >= self._max_doors:
+            door = next(chain(*self._first_to_go), None)
             if door is None:
                 return False
             door.cut_off()
@@ -59,5 +59,5 @@ class Lobby:
         """Cut them all off."""
         for door in list(self):
             door.abort()
-        for queue in (self.reading, self.deciding, self.lingering):
+        for queue in self._queues:
             queue.close()

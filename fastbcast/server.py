@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import ssl as tls_module
@@ -17,17 +16,15 @@ from collections import Counter
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
 from ._client import Client
 from ._door import Door
-from ._frames import encode_close
+from ._frames import CloseCode, encode_close
 from .acceptor import Acceptor
 from .admission import Admission
-from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
 from .hub import Hub
 from .keepalive import Keepalive
@@ -36,8 +33,8 @@ from .lobby import Lobby
 from .options import COMPRESSIONS, ServerOptions
 from .origins import Origins
 from .proxies import TrustedProxies
+from .routes import make_routes
 from .tls import Tls
-from .typing import Request
 
 __all__ = ["Server", "serve"]
 
@@ -68,8 +65,9 @@ class Server:
         self._sock = sock
         self.ssl = ssl
         self.options = options
-        self._page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
-        self.subscribe_path = options.subscribe_path    # read for every client
+        page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
+        self.routes = make_routes(page, hub.count_subscribers)
+        self.on_client_gone = self._client_gone     # one bound method for all clients
         self.origins = Origins(options.origins)
         self.proxies = TrustedProxies(options.forwarded_allow_ips)
         self.has_proxies = bool(options.forwarded_allow_ips)
@@ -154,7 +152,7 @@ class Server:
         `close()` meanwhile ends it at once. Another call meanwhile waits for the same end.
         """
         reason = make_reason(over if retry_after is None else retry_after)
-        encode_close(RESTART_CODE, reason)
+        encode_close(CloseCode.SERVICE_RESTART, reason)
         if not 0 <= over < float("inf"):
             raise ValueError(f"over must be a number of seconds, got {over!r}")
         if self._acceptor is None:
@@ -166,7 +164,7 @@ class Server:
             self._stop_accepting()
             if not self.is_closing:
                 await close_spread(lambda: list(self._clients), self._is_empty, over, reason)
-            await self.close(code=RESTART_CODE, reason=reason)
+            await self.close(code=CloseCode.SERVICE_RESTART, reason=reason)
         finally:
             self._draining.set()
             self._draining = None
@@ -179,7 +177,7 @@ class Server:
         self._acceptor.close()
         self._listeners.close()
 
-    async def close(self, *, code: int = 1001, reason: str = "going away") -> None:
+    async def close(self, *, code: int = CloseCode.GOING_AWAY, reason: str = "going away") -> None:
         """Stop accepting, close every client with `code`, and wait until they are gone.
 
         Who does not answer the CLOSE within the hub's `close_seconds` is aborted; everybody, if this is cancelled.
@@ -198,13 +196,16 @@ class Server:
             if self._clients:
                 self._empty.clear()
                 await self._empty.wait()
-            await self.hub.handlers.finish(self, self.hub.options.close_seconds)
+            await self.hub.handlers.finish(self._has_accepted, self.hub.options.close_seconds)
         finally:
             # Nobody is left, unless this was cancelled: then nobody is waited for.
             self.doors.close()
             for client in list(self._clients):
                 client.abort()
             self._closed.set()
+
+    def _has_accepted(self, client: Client) -> bool:
+        return client._on_gone is self.on_client_gone
 
     async def wait_closed(self) -> None:
         """Wait until `close()` is done."""
@@ -260,10 +261,11 @@ class Server:
         self._compression[form] += 1
         if self._keepalive is not None:
             self._keepalive.add(client)
-        client._upgrade(response, early_data)   # last: it calls handlers
+        is_subscribed = self.options.subscribe_path and client.may_subscribe(client.channel)
+        client._upgrade(response, early_data, (client.channel,) if is_subscribed else ())   # last: it calls handlers
 
-    def client_gone(self, client: Client) -> None:
-        """A client's connection has ended (called by the hub)."""
+    def _client_gone(self, client: Client) -> None:
+        """A client's connection has ended."""
         if self._keepalive is not None:
             self._keepalive.discard(client)
         self.admission.leave(self._clients.pop(client))
@@ -286,24 +288,6 @@ class Server:
             "refused": dict(self.refused),
             "compression": dict(self._compression),
         }
-
-    # Plain HTTP on the same port.
-
-    def respond(self, request: Request) -> tuple[HTTPStatus, str, bytes | str]:
-        """Answer a GET that is no handshake: the page for people, 426 for the rest. Neither tells anything."""
-        if self._page is None:
-            return HTTPStatus.UPGRADE_REQUIRED, "", "this is a WebSocket server"
-        if request.path == "/favicon.ico":
-            return HTTPStatus.NOT_FOUND, "", ""
-        return HTTPStatus.OK, "text/html; charset=utf-8", self._page
-
-    def tells_listeners(self, request: Request) -> bool:
-        """Whether a GET that is no handshake asks how many listen, which is for those only whom authorize lets in."""
-        return self._page is not None and request.query == "listeners"
-
-    def tell_listeners(self, channel: str) -> str:
-        """Return how many listen to `channel`, as JSON."""
-        return json.dumps({"channel": channel, "listeners": self.hub.count_subscribers(channel)})
 
 
 class serve:  # noqa: N801  (used like a function, as websockets.serve is)

@@ -1,10 +1,12 @@
 """What every test file may use: time-outs, programs, and fixtures.
 
-`run` runs a coroutine on each event loop; `serve_process` starts the real command in a process of its own.
+A test that is an `async def` is run on each event loop, for at most 30 s. `run` does that with a coroutine that a plain
+test made. `serve_process` starts the real command in a process of its own.
 FASTBCAST_TEST_TIMEOUT_SCALE (a number) stretches every time-out, for slow builds and machines.
 """
 
 import asyncio
+import inspect
 import os
 import re
 import shutil
@@ -40,6 +42,21 @@ def pytest_configure(config):
     # Before Python 3.11 a TLS transport of asyncio (the clients of `websockets`) says so though its peer has closed it.
     if sys.version_info < (3, 11):
         config.addinivalue_line("filterwarnings", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
+
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(obj):
+        pytest.mark.usefixtures("run")(obj)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run an asynchronous test by the fixture `run`, which makes one of it for each event loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    pyfuncitem.funcargs["run"](pyfuncitem.obj(**arguments))
+    return True
 
 
 TIMEOUT_SCALE = float(os.environ.get("FASTBCAST_TEST_TIMEOUT_SCALE", "1"))

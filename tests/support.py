@@ -31,6 +31,11 @@ def client_of(hub, channel):
     return next(client for client in hub.clients() if client.channel == channel)
 
 
+def server_of(client):
+    """The Server that accepted `client`: the client itself knows only whom to tell that it is gone."""
+    return client._on_gone.__self__
+
+
 def numbered(number, size=10_000):
     """A message that says which one it is."""
     return b"%08d" % number + b"." * (size - 8)

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from raw_client import RawClient, handshake, serving
 from reference import CLOSE, PING, PONG, Frame, close_payload
-from support import SMALL_BUFFERS, connections, end_turn, fall_behind, numbered, numbers, until
+from support import SMALL_BUFFERS, connections, end_turn, fall_behind, numbered, numbers, server_of, until
 
 from fastbcast import Flushed, Hub
 
@@ -232,8 +232,8 @@ def test_a_drain_closes_nobody_at_its_end_who_has_room_by_now(run):
             for number in range(count + 1, count + 31):
                 hub.publish("x", numbered(number))
                 await end_turn()
-            draining = asyncio.create_task(client.server.drain(LIMIT, retry_after=0))
-            await until(lambda: not client.server.sockets)
+            draining = asyncio.create_task(server_of(client).drain(LIMIT, retry_after=0))
+            await until(lambda: not server_of(client).sockets)
             block_while_it_reads(raw)
             frames = await raw.read_to_close()
             await raw.send_frame(CLOSE, close_payload(1012))
@@ -264,7 +264,7 @@ def test_a_handler_whose_answer_waits_in_a_socket_is_not_cancelled_at_the_end(ru
                 await until(lambda: log)
                 raw.reset()
                 await until(lambda: not hub.stats()["clients"])
-                closing_server = asyncio.create_task(client.server.close())
+                closing_server = asyncio.create_task(server_of(client).close())
                 await asyncio.sleep(LIMIT / 10)
                 service.send(b"y")
                 block()

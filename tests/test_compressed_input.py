@@ -114,7 +114,7 @@ def test_a_bad_message_closes_its_client_and_nobody_else(run, payload, code, cau
             assert (await say_goodbye(good))[0] == 1000
         assert received == {"good": ["good"]}
         assert hub.stats()["disconnects"] == {cause: 1, "client": 1}
-        assert hub.inflater.scratch.capacity <= 65536
+        assert hub.context.inflater.scratch.capacity <= 65536
 
     run(scenario())
 

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 from raw_client import RawClient, handshake
 from reference import CLOSE, TEXT, Frame
-from support import client_of, connections, fall_behind, numbers, subscribed, until
+from support import client_of, connections, fall_behind, numbers, server_of, subscribed, until
 
 from fastbcast import Disconnect, Hub, serve
 from fastbcast.drain import TICK_SECONDS
@@ -73,7 +73,7 @@ def test_what_was_published_comes_before_the_close_even_to_a_slow_reader(run):
         async with connections(hub, "/x", "/y", receive_buffer_bytes=4096) as [(slow, behind), (other, _)]:
             count = await fall_behind(hub, "x", behind)
             hub.publish("y", "last")
-            draining = asyncio.create_task(behind.server.drain(3600, retry_after=0))
+            draining = asyncio.create_task(server_of(behind).drain(3600, retry_after=0))
             ((_, frames, _, _),) = await answer_closes([other])
             assert frames == [Frame(TEXT, b"last")]
             assert behind.is_open
@@ -90,7 +90,7 @@ def test_who_is_behind_for_longer_is_closed_all_the_same(run):
         hub = Hub(close_seconds=0.1)
         async with connections(hub, "/x", receive_buffer_bytes=4096) as (_, behind):
             await fall_behind(hub, "x", behind)
-            await behind.server.drain(0.1, retry_after=0)
+            await server_of(behind).drain(0.1, retry_after=0)
             assert behind.disconnected == RESTARTED
 
     run(scenario())
@@ -119,7 +119,7 @@ def test_with_no_time_all_are_closed_at_once(run):
     async def scenario():
         hub = Hub()
         async with connections(hub, "/x", "/x") as pairs:
-            draining = asyncio.create_task(pairs[0][1].server.drain(0))
+            draining = asyncio.create_task(server_of(pairs[0][1]).drain(0))
             ends = await answer_closes([raw for raw, _ in pairs])
             assert [end[2:] for end in ends] == [(1012, REASON)] * 2
             await draining
@@ -142,9 +142,9 @@ def test_close_meanwhile_ends_it(run):
         hub = Hub()
         async with connections(hub, "/x", receive_buffer_bytes=4096) as (raw, behind):
             await fall_behind(hub, "x", behind)
-            draining = asyncio.create_task(behind.server.drain(3600))
+            draining = asyncio.create_task(server_of(behind).drain(3600))
             await asyncio.sleep(0)
-            closing_server = asyncio.create_task(behind.server.close())
+            closing_server = asyncio.create_task(server_of(behind).close())
             ((_, _, code, _),) = await answer_closes([raw])
             assert code == 1001
             await closing_server

@@ -13,7 +13,7 @@ import pytest
 from conftest import LOOPS, seconds
 from raw_client import RawClient
 from reference import CLOSE, TEXT, client_frame, close_payload
-from support import raw_connections, say_goodbye, until
+from support import raw_connections, say_goodbye, server_of, until
 from test_cli import SilentClient
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -144,7 +144,7 @@ def test_two_that_end_a_server_at_once_both_wait_until_the_clients_are_gone(run,
         hub = Hub()
         async with raw_connections(hub, "/") as raw:
             (client,) = hub.clients()
-            server = client.server
+            server = server_of(client)
 
             def begin():
                 return asyncio.create_task(server.close() if end == "close" else server.drain(0.05))
@@ -207,9 +207,9 @@ def test_a_server_whose_listening_socket_the_application_has_closed_closes_its_c
         hub = Hub()
         async with raw_connections(hub, "/") as raw:
             (client,) = hub.clients()
-            asyncio.get_running_loop().remove_reader(client.server.sockets[0].fileno())
-            client.server.sockets[0].close()
-            closing_server = asyncio.create_task(client.server.close())
+            asyncio.get_running_loop().remove_reader(server_of(client).sockets[0].fileno())
+            server_of(client).sockets[0].close()
+            closing_server = asyncio.create_task(server_of(client).close())
             assert await raw.read_close() == (1001, "going away")
             await raw.send_frame(CLOSE, close_payload(1001))
             await closing_server

@@ -29,7 +29,7 @@ from reference import (
     encode_frame,
     parse_frames,
 )
-from support import check, until
+from support import check, server_of, until
 
 from fastbcast import Flushed, Hub, KeysFull, Lag, Missed
 
@@ -269,7 +269,8 @@ class Play:
         raw = await RawClient.connect(port, receive_buffer_bytes=None if has_large_socket else 4 * KIB)
         address = raw.sock.getsockname()    # of two clients of two servers it may be the same
         (client,) = [
-            client for client in self.hub.clients() if client.remote_address == address and client.server.port == port
+            client for client in self.hub.clients()
+            if client.remote_address == address and server_of(client).port == port
         ]
         self.peers.append(Peer(raw, client, has_large_socket))
         for name in [name for i, name in enumerate(self.channels) if step.who >> i & 1] or [step.channel]:
@@ -421,7 +422,7 @@ class Play:
         else:
             assert disconnect.cause == "direct_overflow"
             waiting_bytes = sum(len(payload) + 4 for payload, _ in peer.direct[peer.direct_received :])
-            assert waiting_bytes + max(SIZES) // 4 + 10 > self.hub.max_direct_bytes
+            assert waiting_bytes + max(SIZES) // 4 + 10 > self.hub.options.max_direct_bytes
         peer.close_codes = {1013}
         peer.leave_all()
 

@@ -16,7 +16,8 @@ PROJECT = Path(__file__).parent.parent / "examples" / "pytest-project"
 def run_pytest(folder, *arguments, plugin=("-p", "pytest_fastbcast")):
     """Run pytest in a process of its own, in `folder`; return (exit status, output)."""
     command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider", *arguments]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds(120), check=False
     )

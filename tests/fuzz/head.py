@@ -12,7 +12,7 @@ from reference import is_host
 
 from fastbcast._handshake import (
     choose_subprotocol,
-    encode_response,
+    encode_upgrade,
     find_fault,
     find_request_fault,
     is_handshake,
@@ -115,7 +115,7 @@ def check_handshake(headers):
         key, subprotocol = headers["sec-websocket-key"], choose_subprotocol(headers, SPOKEN)
         offers = elements(headers, "sec-websocket-protocol")
         assert subprotocol == next((name for name in SPOKEN if name in offers), None)
-        head, blank, rest = encode_response(key, subprotocol).partition(b"\r\n\r\n")
+        head, blank, rest = encode_upgrade(key, subprotocol).partition(b"\r\n\r\n")
         assert (blank, rest) == (b"\r\n\r\n", b"")
         accept = base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         assert b"Sec-WebSocket-Accept: " + accept in head.split(b"\r\n")

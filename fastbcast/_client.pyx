@@ -21,11 +21,14 @@ from libc.stdint cimport uint8_t
 
 from fastbcast._clock cimport coarse_ns
 from fastbcast._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT
-from fastbcast._frames cimport OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, encode, encode_close, make_frame
+from fastbcast._frames cimport (
+    ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS_RECEIVED, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, TRY_AGAIN_LATER,
+    encode, encode_close, make_frame,
+)
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
-from fastbcast._subscriber cimport Subscriber
 from fastbcast._slot cimport PAUSED, WRITABLE
+from fastbcast._subscriber cimport Subscriber
 from fastbcast._wire cimport finish_writing
 
 from fastbcast.failures import end_program
@@ -162,11 +165,11 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
     def _evict(self, str cause):
         """The client does not keep up (counted under `cause`)."""
         self.leave_all(True)
-        self._begin_close(1013, "slow consumer", cause)
+        self._begin_close(TRY_AGAIN_LATER, "slow consumer", cause)
 
     def _evict_now(self, str cause):
         """The same without waiting for the Transport, which holds memory that is needed."""
-        self._end_as(1006, "slow consumer", "server", cause)
+        self._end_as(ABNORMAL_CLOSURE, "slow consumer", "server", cause)
         self.leave_all(True)
         self.wire.abort_connection()
 
@@ -205,7 +208,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             return min(ping_seconds, pong_seconds)  # it may answer at once, and be silent again
         pinged_seconds = now - self.pinged_at
         if pinged_seconds >= pong_seconds:
-            self._begin_close(1011, "keepalive ping timeout", "keepalive")
+            self._begin_close(INTERNAL_ERROR, "keepalive ping timeout", "keepalive")
         return min(ping_seconds, max(0.0, pong_seconds - pinged_seconds))
 
     @property
@@ -225,7 +228,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.wire.abort_connection()
 
     cdef int _abort(self, str reason, str by, str cause) except -1:
-        self._end_as(1006, reason, by, cause)
+        self._end_as(ABNORMAL_CLOSURE, reason, by, cause)
         self.leave_all(False)
         self.wire.abort_connection()
         return 0
@@ -293,14 +296,14 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         Without a CLOSE before it, that is a lost connection.
         """
         self.leave_all(False)
-        self._end_as(1006, "", "network", "connection_lost")
+        self._end_as(ABNORMAL_CLOSURE, "", "network", "connection_lost")
         self._set_close_deadline()
         return False
 
     def connection_lost(self, exc):
         """The fd is closed right after this: no slot may name it any more."""
         self.leave_all(False)
-        self._end_as(1006, "", "network", "connection_lost")
+        self._end_as(ABNORMAL_CLOSURE, "", "network", "connection_lost")
         self._last_address = self.remote_address
         self.wire.detach()
         self.parser = None
@@ -361,7 +364,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
     def _drop_partial(self):
         """All clients together keep too much of unfinished messages, and this one has been at it for the longest."""
         self.partial_bytes = 0
-        self.parser.fail(1013, "too many unfinished messages", "partial_full")
+        self.parser.fail(TRY_AGAIN_LATER, "too many unfinished messages", "partial_full")
         self._fail_connection()
 
     cdef int _fail_connection(self) except -1:
@@ -379,12 +382,14 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self.leave_all(False)
             self._end_as(code, self.parser.close_reason, "client", "client")
             self._set_close_deadline()
-            self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == 1005 else encode_close(code))
+            self.wire.write_close(
+                make_frame(OPCODE_CLOSE, NULL, 0) if code == NO_STATUS_RECEIVED else encode_close(code)
+            )
         self.wire.end()
         return 0
 
     def _fail(self, error):
         """An error of our own (handlers' exceptions do not get here) ends this client and no other."""
         log_event(logging.ERROR, "internal_error", exception=error)
-        self._begin_close(1011, "internal error", "internal_error")
+        self._begin_close(INTERNAL_ERROR, "internal error", "internal_error")
         end_program(error)

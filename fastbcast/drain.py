@@ -15,11 +15,11 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ._frames import CloseCode
+
 if TYPE_CHECKING:
     from ._client import Client
 
-CODE = 1012
-"""Service Restart, in IANA's registry of close codes (RFC 6455 section 11.7)."""
 TICK_SECONDS = 0.05
 """Closes come this often, at most: a sweep over the clients costs more than a close."""
 
@@ -43,7 +43,7 @@ async def close_spread(
         share = math.ceil(len(still_open) / left)
         random.shuffle(still_open)
         for client in still_open:
-            if client._close_when_caught_up(CODE, reason, "going_away"):
+            if client._close_when_caught_up(CloseCode.SERVICE_RESTART, reason, "going_away"):
                 share -= 1
                 if share == 0:
                     break

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ._frames import CloseCode
 from .deadlines import wait_for
 from .failures import end_program, settle
 from .log import log_event
@@ -143,7 +144,7 @@ class Handlers:
 
     def _failed(self, event: str, client: Client, error: BaseException) -> None:
         log_event(logging.ERROR, "handler_failed", exception=error, handler=f"on_{event}")
-        client._close_because(1011, "internal error", "handler_error")
+        client._close_because(CloseCode.INTERNAL_ERROR, "internal error", "handler_error")
         if "error" in self._handlers:
             try:
                 result = self._handlers["error"](client, error)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ._compact import measure_key
-from ._frames import encode
+from ._frames import CloseCode, encode
 from ._inflate import Inflater, Scratch
 from ._parser import ReadBuffer
 from ._policy import Policy
@@ -318,12 +318,12 @@ class Hub:
         """
         if not client.may_publish(client.channel):
             self._refused["publish"] += 1
-            client._close_because(1008, "publishing is not allowed", "not_allowed")
+            client._close_because(CloseCode.POLICY_VIOLATION, "publishing is not allowed", "not_allowed")
             return
         try:
             self.publish(client.channel, message)
         except TooManyChannels:  # not its fault: no error is logged, and it may try again later
-            client._close_because(1013, "too many channels", "too_many_channels")
+            client._close_because(CloseCode.TRY_AGAIN_LATER, "too many channels", "too_many_channels")
 
     # Called by the compiled client; not for applications.
 

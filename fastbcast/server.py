@@ -24,10 +24,9 @@ from typing import Any
 
 from ._client import Client
 from ._door import Door
-from ._frames import encode_close
+from ._frames import CloseCode, encode_close
 from .acceptor import Acceptor
 from .admission import Admission
-from .drain import CODE as RESTART_CODE
 from .drain import close_spread, make_reason
 from .hub import Hub
 from .keepalive import Keepalive
@@ -154,7 +153,7 @@ class Server:
         `close()` meanwhile ends it at once. Another call meanwhile waits for the same end.
         """
         reason = make_reason(over if retry_after is None else retry_after)
-        encode_close(RESTART_CODE, reason)
+        encode_close(CloseCode.SERVICE_RESTART, reason)
         if not 0 <= over < float("inf"):
             raise ValueError(f"over must be a number of seconds, got {over!r}")
         if self._acceptor is None:
@@ -166,7 +165,7 @@ class Server:
             self._stop_accepting()
             if not self.is_closing:
                 await close_spread(lambda: list(self._clients), self._is_empty, over, reason)
-            await self.close(code=RESTART_CODE, reason=reason)
+            await self.close(code=CloseCode.SERVICE_RESTART, reason=reason)
         finally:
             self._draining.set()
             self._draining = None

@@ -235,7 +235,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
         cdef bytes frame
-        frame = encode_close(code, reason)      # first: what may not be sent is refused at any time
+        frame = encode_close(code, reason)      # first: a wrong code is refused even if the client is gone
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
         self.catch_up_all(BEFORE_CLOSE)    # what was published before goes out before

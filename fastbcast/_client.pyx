@@ -28,8 +28,8 @@ from fastbcast._frames cimport (
 )
 from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
-from fastbcast._subscriber cimport Subscriber
 from fastbcast._slot cimport PAUSED, WRITABLE
+from fastbcast._subscriber cimport Subscriber
 from fastbcast._wire cimport finish_writing
 
 from fastbcast.failures import end_program
@@ -239,7 +239,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
 
     cdef int _begin_close(self, object code, str reason, str cause) except -1:
         cdef bytes frame
-        frame = encode_close(code, reason)      # first: what may not be sent is refused at any time
+        frame = encode_close(code, reason)      # first: a wrong code is refused even if the client is gone
         if self.wire.is_close_sent or self.wire.transport is None:
             return 0
         self.catch_up_all(BEFORE_CLOSE)    # what was published before goes out before
@@ -386,7 +386,9 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
             self.leave_all(False)
             self._end_as(code, self.parser.close_reason, "client", "client")
             self._set_close_deadline()
-            self.wire.write_close(make_frame(OPCODE_CLOSE, NULL, 0) if code == NO_STATUS_RECEIVED else encode_close(code))
+            self.wire.write_close(
+                make_frame(OPCODE_CLOSE, NULL, 0) if code == NO_STATUS_RECEIVED else encode_close(code)
+            )
         self.wire.end()
         return 0
 

@@ -121,7 +121,7 @@ cdef class Door(_Base, asyncio.Protocol):
         if not self.parser.feed(self.data[known:head_bytes]):
             self.refuse_malformed()
         elif end >= 0:
-            # llhttp reads RTSP and ICE, too, and a line without a version; a line break before the request is passed over.
+            # llhttp reads RTSP and ICE, too, and a line without a version, or none; it skips a line break before the line.
             if self.data.rfind(b" HTTP/", 0, self.data.find(b"\r\n", 2)) < 0:
                 self.head.fault = "a request is HTTP/1.1 or HTTP/1.0"
                 self.refuse_malformed()
@@ -132,7 +132,7 @@ cdef class Door(_Base, asyncio.Protocol):
     def eof_received(self):
         """The peer sent FIN. True if it may still wait for an answer; the Transport goes on writing then.
 
-        Who asks in plain HTTP may send FIN behind the request, and read on (RFC 9293 section 3.6). A WebSocket client
+        A client of plain HTTP may send FIN behind the request, and read on (RFC 9293 section 3.6). A WebSocket client
         may not: it could not answer a CLOSE (RFC 6455 section 7.1.2), so it has left, and its hook is cancelled.
         """
         self.is_half_closed = self.queue is self.server.doors.deciding and not self.is_handshake
@@ -161,9 +161,6 @@ cdef class Door(_Base, asyncio.Protocol):
             self.refusal = self.find_address()
         if self.refusal is not None:
             return self.refuse_as_decided()
-        if not head.url:
-            self.answer(HTTPStatus.BAD_REQUEST, "no request line")
-            return 0
         fault = find_request_fault(head.headers, head.http_version)
         if fault is not None:
             self.answer(HTTPStatus.BAD_REQUEST, fault)
@@ -179,9 +176,9 @@ cdef class Door(_Base, asyncio.Protocol):
             return 0
         self.is_handshake = is_handshake(head.method, head.headers)
         if self.is_handshake:
-            wrong = find_fault(head.headers, head.http_version)
-            if wrong is not None:
-                status, reason = wrong
+            refusal = find_fault(head.headers, head.http_version)
+            if refusal is not None:
+                status, reason = refusal
                 self.answer(status, reason)
             elif not self.server.origins.allow(head.headers.get("origin")):
                 self.refuse("origins", HTTPStatus.FORBIDDEN, "this origin may not connect")

@@ -66,9 +66,9 @@ cdef class Forms(Roster):
         return self.lanes.append(payload, self.policy.keeps_plain)
 
     cdef int join_window(self) except -1:
-        """A message is about to be appended: let those change who can.
+        """Before a message is appended, move each slot that may change its form, to the window, too.
 
-        It may be the first of a window, if somebody waits for that and the last time is long enough ago.
+        The message may be the first of a window, if somebody waits for that and the last time is long enough ago.
         """
         cdef Lane* windowed = self.lanes.lane_of(WINDOWED)
         cdef bint may_begin = windowed.subscribers == 0 \

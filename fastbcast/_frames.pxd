@@ -19,8 +19,8 @@ cdef enum:
 cdef enum:
     MAX_CONTROL_PAYLOAD_BYTES = 125  # section 5.5
 
-# RFC 6455 section 7.4.1, and the registry it made (https://www.iana.org/assignments/websocket): close codes. CloseCode of
-# _frames.pyx gives them to Python.
+# Close codes: RFC 6455 section 7.4.1, and the registry that it made (https://www.iana.org/assignments/websocket).
+# CloseCode of _frames.pyx gives them to Python.
 cdef enum:
     NORMAL_CLOSURE = 1000
     GOING_AWAY = 1001

@@ -11,5 +11,3 @@ cdef class HeadParser:
     cdef object parser
 
     cpdef bint feed(self, bytes data) except -1
-
-cpdef Head read_head(bytes data)

@@ -2,7 +2,9 @@
 
     bytes up to the empty line --HeadParser.feed--> HttpRequestParser --on_url, on_header--> Head
 
-A head may come in parts: what cannot be a request is found with the byte that makes it so. It is compiled because llhttp calls back for each header line: in Python these calls are most of what a handshake's
+A head may come in parts: what cannot be a request is found with the byte that makes it so.
+
+It is compiled because llhttp calls back for each header line: in Python these calls are most of what a handshake's
 head costs.
 """
 
@@ -73,10 +75,3 @@ cdef class HeadParser:
         head.method = self.parser.get_method()
         head.http_version = self.parser.get_http_version()
         return head.fault is None
-
-
-cpdef Head read_head(bytes data):
-    """Return the Head that is in `data`, which ends with its empty line; of a malformed one what there is until its fault."""
-    cdef HeadParser parser = HeadParser()
-    parser.feed(data)
-    return parser.head

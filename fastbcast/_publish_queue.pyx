@@ -3,7 +3,8 @@
     put, from any place --> deque --> take, in the loop: a slice of time each turn --> publish(channel, frame, key)
 
 A place is a thread, or what interrupts one: a signal handler, or a `__del__` that the garbage collector runs. A place
-may interrupt `put`, `take` or a publish in its own thread, so nothing here may wait for another place: there is no lock.
+may interrupt `put`, `take` or a publish in its own thread, so nothing here may wait for another place, and there is no
+lock.
 
 Invariants
 

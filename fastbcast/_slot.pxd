@@ -5,8 +5,8 @@
 #              |                  `--> Socket, in the client's Wire: shared by all slots of the client
 #              `--> Lane, in one of the channel's Logs: see _forms.pyx
 #
-# All of it is written by the loop's thread. While a slice of a sweep runs, that slice alone writes, and it writes nothing
-# but its Slice, the slots that it visits, and their details: what has to change anything else is set aside.
+# All of it is written by the loop's thread. While a slice of a sweep runs, that slice alone writes, and only its Slice,
+# the slots that it visits, and their details: what has to change anything else is set aside.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -50,7 +50,7 @@ cdef struct SlotDetails:
 cdef struct Slot:
     # The hot half: one subscriber, as a sweep sees it.
     Lane* lane                  # of the slot's channel
-    uint64_t cursor             # in the lane: offset of the next byte to send; a frame boundary while Python has control
+    uint64_t cursor             # lane offset of the next byte to send; a frame boundary while Python has control
     uint64_t seq                # of the message that starts there
     Socket* socket              # of the subscriber's client
     SlotDetails* details        # inside the subscriber's Subscription

@@ -7,8 +7,8 @@ cdef class Ticker:
     cdef object on_tick
     cdef bint is_excused            # the tick before was late, and judged nobody
     cdef uint64_t tick_ns
-    cdef uint64_t counted_ns        # that had passed when it ticked last, or was started,
-    cdef uint64_t ticked_ns         # which was then, by the monotonic clock
+    cdef uint64_t counted_ns        # the time that had counted at the last tick, or start
+    cdef uint64_t ticked_ns         # when that was, by the monotonic clock
 
     cdef uint64_t now_ns(self) noexcept nogil
     cdef int count(self) noexcept nogil

@@ -4,15 +4,16 @@
       `-----much too late --> one more tick ------^
 
 A process can be frozen (SIGSTOP, a container's pause, a suspended machine) or its event loop blocked by a handler. The
-monotonic clock goes on meanwhile, while what the peers send waits in the sockets. Timers that ring behind that would
-judge peers by what was read before it.
+monotonic clock goes on meanwhile, while what the peers send waits in the sockets. A timer that rings right after such a
+pause would judge peers by what was read before the pause.
 
 Invariants
 
 1. What passes between two ticks counts as two ticks at most, however long the process was frozen. The clock never
    goes back.
 2. Between the timer and `on_tick` the loop has polled its sockets, and the callbacks of what it found have run. uvloop
-   runs timers before it polls, asyncio runs what was scheduled before what it finds by polling: two turns are enough for both.
+   runs timers before it polls, asyncio runs what was scheduled before what it finds by polling: two turns are enough
+   for both.
 3. A tick that is much too late judges nobody: the peers have one more tick. The next one judges, late or not, so that
    a process that is frozen again and again keeps nobody for ever.
 """

@@ -17,8 +17,8 @@ cdef class Wire:
     # Direct frames written while PAUSED: at least those that still wait, at most `max_direct_bytes`.
     cdef Py_ssize_t direct_bytes
     cdef Py_ssize_t max_direct_bytes
-    # Does the kernel take anything? What the Transport was given so far; what of it had been taken, and since when by
-    # the clock of who asks (0: nobody has asked since it was paused).
+    # Does the kernel take anything? What the Transport was given so far; what of it had been taken, and since when, by
+    # the clock of the caller of `stalled_ns` (0: that was not called since the socket was paused).
     cdef uint64_t handed_bytes, taken_bytes, stalled_since_ns
 
     cdef bint hand_over(self, object rest) except -1

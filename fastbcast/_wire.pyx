@@ -5,9 +5,9 @@
       `-- what the kernel refused --> Transport -------'         state PAUSED: only the Transport writes
     direct frames, pongs, CLOSE ----^
 
-A connection that is `is_transport_only` has no descriptor here, so that no sweep can write to it: everything goes through
-its Transport. That is so under TLS (tls.py), where the Transport encrypts what it is given at once, and its buffer holds
-ciphertext.
+No sweep can write to a connection that is `is_transport_only`, since its Socket has no descriptor: everything goes
+through its Transport. That is so under TLS (tls.py), where the Transport encrypts what it is given at once, and its
+buffer holds ciphertext.
 
 Invariants
 
@@ -17,8 +17,8 @@ Invariants
 2. Whenever Python has control the byte stream is at a frame boundary, counting what the Transport holds.
 3. Nothing follows a CLOSE: after `write_close` the state is CLOSED for good.
 4. What waits in the Transport is bounded: the rest of one frame (without a descriptor one frame, or frames of at most
-   TRANSPORT_BYTES of _delivery.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the pongs
-   to what one read has brought.
+   TRANSPORT_BYTES of _delivery.pyx, as ciphertext), one CLOSE, at most `max_direct_bytes` of direct frames, and the
+   pongs to what one read has brought.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -129,7 +129,8 @@ cdef class Wire:
     cdef uint64_t stalled_ns(self, uint64_t now) except? 0:
         """Return for how long the kernel has taken nothing of what the Transport holds; 0 if it holds nothing.
 
-        `now` is by the clock of who asks, and it is seen by whoever asks: it is as exact as it is asked often.
+        `now`: by a clock of the caller's, the same one each time. What was taken is found out by this call: the more
+        often it is made, the more exact is what it returns.
         """
         cdef uint64_t taken_bytes
         if self.socket.state != PAUSED or self.transport.is_closing():

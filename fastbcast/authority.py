@@ -21,7 +21,7 @@ _match = re.compile(rf"(?:{_NAME}|\[(?:{_IPV6}|{_FUTURE})\])(?::(?P<port>[0-9]*)
 
 
 def is_authority(text: str) -> bool:
-    """Whether `text` may be the value of a Host header. Several, which have been joined by ", ", are none."""
+    """Whether `text` may be the value of a Host header. Several that were joined by ", " may not."""
     parts = _match(text)
     if parts is None:
         return False

@@ -7,7 +7,8 @@ dictionary's entry, and a storm of connections makes no timers.
 
 Invariants
 
-1. Nobody is overdue for the time in which this process was frozen, nor before what has come is read: see _ticker.pyx.
+1. The time in which this process was frozen makes nobody overdue, and what has arrived is read before anybody is
+   judged: see _ticker.pyx.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What application code raises, whatever it is, is caught; and what is to end the program then ends it.
+"""Every exception of application code is caught; SystemExit and KeyboardInterrupt then end the program.
 
     handler, hook --(raises)--> caught where it was called: told, logged, one client is closed
                                      `--(SystemExit, KeyboardInterrupt, in the main thread)--> out of the loop
@@ -7,9 +7,9 @@ Invariants
 
 1. Every exception is a failure of the code that raised it, those that are no `Exception` too: asyncio.CancelledError, a
    panic of a Rust extension, pytest's `fail()`.
-2. SystemExit and KeyboardInterrupt are that, and then go on out of the loop in a turn of its own: uvloop drops what a
-   protocol's method raises, and asyncio does not. In another thread than the main one they would end that thread and no
-   program, so there they go no further.
+2. SystemExit and KeyboardInterrupt are failures, too, and are then raised out of the loop, in a turn of their own:
+   uvloop drops what a protocol's method raises, and asyncio does not. In another thread than the main one they would
+   end that thread and no program, so there they go no further.
 """
 
 from __future__ import annotations

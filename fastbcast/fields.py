@@ -13,7 +13,7 @@ _is_token = re.compile(TOKEN).fullmatch
 
 
 def is_token(text: str) -> bool:
-    """Whether `text` may be the name of a subprotocol or an extension."""
+    """Whether `text` may be the name of a header, a subprotocol or an extension."""
     return _is_token(text) is not None
 
 

@@ -147,7 +147,7 @@ class Offer:
     def withdraw(self) -> None:
         """Offer them to nobody else.
 
-        Who has the sockets already keeps them, and the files; who has all gets our place too.
+        A process that has the sockets already keeps them, and the files; one that has taken over gets our place, too.
         """
         if self._is_made:
             self._listeners.leave_files()

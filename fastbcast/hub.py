@@ -6,7 +6,7 @@ Invariants
 
 1. A channel lives as long as somebody needs it: a subscriber, bytes not yet swept, or the application
    that keeps what `hub.channel()` returned. Then it is forgotten, and with it its seq.
-2. All methods belong to the loop's thread, and to no signal handler or `__del__`, but `publish_threadsafe`.
+2. All methods but `publish_threadsafe` belong to the loop's thread, and are not for signal handlers and `__del__`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .authority import MAX_PORT
+
 __all__ = ["Origins"]
 
 _match = re.compile(
@@ -27,7 +29,6 @@ _is_number = re.compile(r"[0-9]+|0x[0-9a-f]*").fullmatch
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
 _PAGE_SCHEMES = {"ws": "http", "wss": "https"}
 """Of the page, where somebody may write that of the connection."""
-MAX_PORT = 65535
 _LIKE = "https://example.org or https://*.example.org:8443"
 
 

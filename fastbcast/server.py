@@ -157,7 +157,7 @@ class Server:
             raise ValueError(f"over must be a number of seconds, got {over!r}")
         if self._acceptor is None:
             return
-        while self._draining is not None:   # this goes on if that is cancelled
+        while self._draining is not None:   # if that drain is cancelled, this one goes on
             await self._draining.wait()
         self._draining = asyncio.Event()
         try:

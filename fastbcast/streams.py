@@ -123,7 +123,7 @@ def open_streams() -> None:
 
 
 def _text_writer(fd: int, python_s_own: Any, errors: str) -> io.TextIOWrapper:
-    """What Python has made of it (PYTHONIOENCODING, PYTHONUNBUFFERED, a terminal's lines), on a stream that waits."""
+    """Return a text stream that waits, set up as Python's own was (PYTHONIOENCODING, PYTHONUNBUFFERED, a terminal)."""
     raw: Any = _Stream(fd)
     if python_s_own is None:    # it was closed
         return io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)

@@ -1,8 +1,8 @@
 """What `fastbcast publish` and `fastbcast listen` do: small clients on picows' client side.
 
-Both return the process's exit status, and say on standard error what went wrong in one line. StreamFailed is for the
-caller. They connect to the URL's host itself, whatever proxy the environment names, as `load` does: the answer is that
-server's, and a token is for nobody else.
+Both return the process's exit status, and say on standard error what went wrong in one line; they raise StreamFailed
+for the caller to tell. They connect to the URL's host itself, whatever proxy the environment names, as `load` does: the
+answer is that server's, and a token is for nobody else.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def hide_secrets_in(text: str) -> str:
 def prepare_url(url: str) -> tuple[str, str | None]:
     """The URL as it is sent, in ASCII and without a user; and the user as `Authorization` (RFC 7617), None without one.
 
-    Raises ValueError for what no URL has, and for a fragment, which a WebSocket URL has not (RFC 6455 section 3).
+    Raises ValueError for blanks and control characters, and for a fragment (RFC 6455 section 3: there is none).
     """
     if _NOT_OF_A_URL.search(url):
         raise ValueError("a URL has no blanks and no control characters")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbcast._head import read_head
+from fastbcast._head import HeadParser
 
 NAMES = st.sampled_from(["Host", "host", "X", "x-Role", "X-ROLE"])
 # Few and short, so that the same comes twice; and whatever else a value may have.
@@ -12,6 +12,12 @@ VALUES = st.one_of(
     st.sampled_from(["", "a", "b", "same", " blanks\t ", "in the middle"]),
     st.text(st.sampled_from("a, \t\xe9\xff\"=;"), max_size=5),
 )
+
+
+def read_head(data):
+    parser = HeadParser()
+    parser.feed(data)
+    return parser.head
 
 
 @given(lines=st.lists(st.tuples(NAMES, VALUES)))

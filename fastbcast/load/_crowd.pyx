@@ -226,7 +226,7 @@ cdef class Crowd(Audit):
     ) noexcept nogil:
         """The bytes of all whole heads there are: of interim answers (RFC 9110 section 15.2), and of the final one.
 
-        What was final tells the connection's state. 0 if it refuses the handshake.
+        0 if the answer refuses the handshake. Whether the final head has come is seen by the connection's state.
         """
         cdef size_t value_len = 0
         cdef size_t skipped = 0

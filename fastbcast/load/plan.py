@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
+from ..fields import is_token
 from ..urls import hide_secrets, prepare_url
 from ._audit import MIN_PAYLOAD_BYTES
 from ._board import MAX_SLOTS, MAX_STREAMS
@@ -196,7 +197,6 @@ def parse_url(url: str) -> SplitResult:
     return parts
 
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")     # RFC 9110 section 5.6.2
 _OF_THE_HANDSHAKE = re.compile(
     "upgrade|connection|sec-websocket-(?!protocol$).*|content-length|transfer-encoding", re.IGNORECASE
 )
@@ -206,7 +206,7 @@ def parse_header(text: str) -> tuple[str, str]:
     """`Authorization: Bearer abc`. ValueError for one that makes the request a handshake, which must be as it is."""
     name, colon, value = text.partition(":")
     name = name.strip()
-    if not colon or not _TOKEN.fullmatch(name) or any(letter in text for letter in "\r\n\0"):
+    if not colon or not is_token(name) or any(letter in text for letter in "\r\n\0"):
         raise ValueError(f"{text!r} is not like 'Authorization: Bearer abc'")
     if _OF_THE_HANDSHAKE.fullmatch(name):
         raise ValueError(f"{name} cannot be given: it makes the request a handshake (RFC 6455 section 4.1)")

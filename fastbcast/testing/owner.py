@@ -47,6 +47,10 @@ class _Wish:
             self.future.set_result(self.result)
         return True
 
+    def give_up(self) -> None:
+        """Say to whoever waits for it that it will not be so."""
+        self.future.set_exception(RuntimeError("the fleet was closed meanwhile"))
+
 
 class Owner:
     """Owns `audience` from now on, until `end()`.
@@ -73,7 +77,8 @@ class Owner:
         if self._is_ending:     # or the thread sees it before it ends
             self._thread.join()
             for late in self._take_new():
-                late.look()
+                if not late.look():
+                    late.give_up()
         else:
             self._audience.wake()
         return wish.future
@@ -92,7 +97,7 @@ class Owner:
             wishes = [wish for wish in wishes if not wish.look()]
             if is_ending:
                 for wish in wishes:
-                    wish.future.set_exception(RuntimeError("the fleet was closed meanwhile"))
+                    wish.give_up()
                 return
             self._audience.listen(LISTEN_SECONDS)
 

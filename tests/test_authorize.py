@@ -13,51 +13,45 @@ from fastbcast import Hub, Reject, serve
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_what_authorize_returns_is_the_identity(run, is_async):
-    async def scenario():
-        hub = Hub()
-        requests = []
+async def test_what_authorize_returns_is_the_identity(is_async):
+    hub = Hub()
+    requests = []
 
-        def decide(request):
-            requests.append(request)
-            return {"user": request.headers["x-user"]}
+    def decide(request):
+        requests.append(request)
+        return {"user": request.headers["x-user"]}
 
-        async def decide_later(request):
-            await asyncio.sleep(0)
-            return decide(request)
+    async def decide_later(request):
+        await asyncio.sleep(0)
+        return decide(request)
 
-        hub.authorize(decide_later if is_async else decide)
-        connected = asyncio.get_running_loop().create_future()
-        hub.on_connect(connected.set_result)
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port, "/%C3%BCber?token=%41", X_User="ada")) as raw:
-                client = await connected
-                assert client.identity == {"user": "ada"}
-                assert client.channel == "über"
-                assert client.remote_address == raw.sock.getsockname()
-                (request,) = requests
-                assert request.path == "/über"
-                assert request.query == "token=%41"
-                assert request.channel == "über"
-                assert request.remote_address == raw.sock.getsockname()
-                assert request.headers["upgrade"] == "websocket"
-
-    run(scenario())
+    hub.authorize(decide_later if is_async else decide)
+    connected = asyncio.get_running_loop().create_future()
+    hub.on_connect(connected.set_result)
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port, "/%C3%BCber?token=%41", X_User="ada")) as raw:
+            client = await connected
+            assert client.identity == {"user": "ada"}
+            assert client.channel == "über"
+            assert client.remote_address == raw.sock.getsockname()
+            (request,) = requests
+            assert request.path == "/über"
+            assert request.query == "token=%41"
+            assert request.channel == "über"
+            assert request.remote_address == raw.sock.getsockname()
+            assert request.headers["upgrade"] == "websocket"
 
 
 @pytest.mark.parametrize("values", [("a", "b"), ("same", "same"), ("a", "a"), ("", "")])
-def test_header_lines_of_the_same_name_reach_authorize_joined(run, values):
-    async def scenario():
-        hub = Hub()
-        seen = []
-        hub.authorize(lambda request: seen.append(request.headers["x-role"]))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake(X_Role="{}\r\nx-role: {}".format(*values)))
-                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
-        assert seen == [", ".join(values)]
-
-    run(scenario())
+async def test_header_lines_of_the_same_name_reach_authorize_joined(values):
+    hub = Hub()
+    seen = []
+    hub.authorize(lambda request: seen.append(request.headers["x-role"]))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake(X_Role="{}\r\nx-role: {}".format(*values)))
+            assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+    assert seen == [", ".join(values)]
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -165,42 +159,36 @@ def test_an_authorize_hook_that_meets_a_cancelled_future_is_answered_with_500_to
     assert isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
-def test_a_future_that_several_hooks_return_outlives_the_client_that_leaves(run):
-    async def scenario():
-        hub = Hub()
-        look_up = asyncio.get_running_loop().create_future()
-        requests = []
+async def test_a_future_that_several_hooks_return_outlives_the_client_that_leaves():
+    hub = Hub()
+    look_up = asyncio.get_running_loop().create_future()
+    requests = []
 
-        @hub.authorize
-        def decide(request):
-            requests.append(request)
-            return look_up
+    @hub.authorize
+    def decide(request):
+        requests.append(request)
+        return look_up
 
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as leaving:
-                await leaving.send(handshake())
-                await until(lambda: requests)
-            await until(lambda: server.stats()["handshakes"] == 0)
-            with closing(await RawClient.connect_tcp(server.port)) as staying:
-                await staying.send(handshake())
-                await until(lambda: len(requests) == 2)
-                look_up.set_result("somebody")
-                assert (await staying.read_head()).startswith("HTTP/1.1 101 ")
-
-    run(scenario())
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as leaving:
+            await leaving.send(handshake())
+            await until(lambda: requests)
+        await until(lambda: server.stats()["handshakes"] == 0)
+        with closing(await RawClient.connect_tcp(server.port)) as staying:
+            await staying.send(handshake())
+            await until(lambda: len(requests) == 2)
+            look_up.set_result("somebody")
+            assert (await staying.read_head()).startswith("HTTP/1.1 101 ")
 
 
-def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled(run):
-    async def scenario():
-        hub = Hub()
-        _, cancelled = authorize_for_ever(hub)
-        async with serve(hub, authorize_seconds=0.05) as server:
-            status, _, _ = await ask(server.port, handshake())
-            assert status == 503
-            await cancelled.wait()
-            assert hub.stats()["clients"] == 0
-
-    run(scenario())
+async def test_an_authorize_hook_that_never_ends_is_answered_with_503_and_cancelled():
+    hub = Hub()
+    _, cancelled = authorize_for_ever(hub)
+    async with serve(hub, authorize_seconds=0.05) as server:
+        status, _, _ = await ask(server.port, handshake())
+        assert status == 503
+        await cancelled.wait()
+        assert hub.stats()["clients"] == 0
 
 
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
@@ -222,75 +210,63 @@ def test_the_hook_of_a_client_that_leaves_is_cancelled(run, leave, caplog):
 
 
 @pytest.mark.parametrize("is_asked", [True, False], ids=["while it decides", "with the request"])
-def test_too_much_before_the_answer_is_refused_and_kept_nowhere(run, is_asked):
-    async def scenario():
-        hub = Hub()
-        entered, cancelled = authorize_for_ever(hub)
-        async with serve(hub, max_head_bytes=1000) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                if is_asked:
-                    await client.send(handshake())
-                    await entered.wait()
-                    await client.send(bytes(1001))
-                    await cancelled.wait()
-                else:
-                    await client.send(handshake() + bytes(1001))
-                status, _, body = await answer_of(client)
-                assert (status, body) == (400, b"too much was sent before the answer\n")
-            assert entered.is_set() == is_asked
-            assert server.stats()["refused"] == {"max_head_bytes": 1}
-
-    run(scenario())
+async def test_too_much_before_the_answer_is_refused_and_kept_nowhere(is_asked):
+    hub = Hub()
+    entered, cancelled = authorize_for_ever(hub)
+    async with serve(hub, max_head_bytes=1000) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            if is_asked:
+                await client.send(handshake())
+                await entered.wait()
+                await client.send(bytes(1001))
+                await cancelled.wait()
+            else:
+                await client.send(handshake() + bytes(1001))
+            status, _, body = await answer_of(client)
+            assert (status, body) == (400, b"too much was sent before the answer\n")
+        assert entered.is_set() == is_asked
+        assert server.stats()["refused"] == {"max_head_bytes": 1}
 
 
-def test_a_hook_that_had_not_begun_when_too_much_came_leaves_no_warning(run, tls):
-    async def scenario():
-        hub = Hub()
-        entered, _ = authorize_for_ever(hub)
-        async with serve(hub, ssl=tls[0], max_head_bytes=1000) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                # Two TLS records that are read at once: the second comes before a Task can begin.
-                records = client._encrypt(handshake()) + client._encrypt(bytes(1001))
-                await asyncio.get_running_loop().sock_sendall(client.sock, records)
-                assert (await answer_of(client))[0] == 400
-        assert not entered.is_set()
-
-    run(scenario())
+async def test_a_hook_that_had_not_begun_when_too_much_came_leaves_no_warning(tls):
+    hub = Hub()
+    entered, _ = authorize_for_ever(hub)
+    async with serve(hub, ssl=tls[0], max_head_bytes=1000) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            # Two TLS records that are read at once: the second comes before a Task can begin.
+            records = client._encrypt(handshake()) + client._encrypt(bytes(1001))
+            await asyncio.get_running_loop().sock_sendall(client.sock, records)
+            assert (await answer_of(client))[0] == 400
+    assert not entered.is_set()
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_as_much_as_a_head_may_come_before_the_answer(run, is_async):
-    async def scenario():
-        hub = Hub()
-        received = []
-        hub.on_message(lambda client, message: received.append(message))
+async def test_as_much_as_a_head_may_come_before_the_answer(is_async):
+    hub = Hub()
+    received = []
+    hub.on_message(lambda client, message: received.append(message))
 
-        async def decide(request):
-            await asyncio.sleep(0)
+    async def decide(request):
+        await asyncio.sleep(0)
 
-        hub.authorize(decide if is_async else lambda request: None)
-        async with serve(hub, max_head_bytes=1000) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake() + client_frame(BINARY, bytes(1000 - 8)))
-                await until(lambda: received)
-        assert received == [bytes(1000 - 8)]
-
-    run(scenario())
-
-
-def test_a_server_that_closes_cancels_the_hooks_at_work(run):
-    async def scenario():
-        hub = Hub()
-        entered, cancelled = authorize_for_ever(hub)
-        server = await serve(hub)
+    hub.authorize(decide if is_async else lambda request: None)
+    async with serve(hub, max_head_bytes=1000) as server:
         with closing(await RawClient.connect_tcp(server.port)) as client:
-            await client.send(handshake())
-            await entered.wait()
-            await server.close()
-            await cancelled.wait()
-            assert await client.receive() is False
+            await client.send(handshake() + client_frame(BINARY, bytes(1000 - 8)))
+            await until(lambda: received)
+    assert received == [bytes(1000 - 8)]
 
-    run(scenario())
+
+async def test_a_server_that_closes_cancels_the_hooks_at_work():
+    hub = Hub()
+    entered, cancelled = authorize_for_ever(hub)
+    server = await serve(hub)
+    with closing(await RawClient.connect_tcp(server.port)) as client:
+        await client.send(handshake())
+        await entered.wait()
+        await server.close()
+        await cancelled.wait()
+        assert await client.receive() is False
 
 
 def test_a_second_authorize_hook_is_refused():

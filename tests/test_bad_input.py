@@ -145,76 +145,61 @@ def test_bad_input_closes_that_client_with_its_code_and_nobody_else(run, sent, e
         ),
     ],
 )
-def test_what_is_just_allowed_arrives(run, sent, message):
-    async def scenario():
-        hub = Hub(max_message_bytes=1000, max_fragments=4)
-        received = []
-        hub.on_message(lambda client, message: received.append(message))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(sent * 2)
-                await until(lambda: len(received) == 2)
-                assert received == [message, message]
-                assert hub.stats()["received_messages"] == 2
-                assert hub.stats()["disconnects"] == {}
-
-    run(scenario())
+async def test_what_is_just_allowed_arrives(sent, message):
+    hub = Hub(max_message_bytes=1000, max_fragments=4)
+    received = []
+    hub.on_message(lambda client, message: received.append(message))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(sent * 2)
+            await until(lambda: len(received) == 2)
+            assert received == [message, message]
+            assert hub.stats()["received_messages"] == 2
+            assert hub.stats()["disconnects"] == {}
 
 
-def test_a_message_of_one_mib_may_come_in_frames_of_64_bytes(run):
+async def test_a_message_of_one_mib_may_come_in_frames_of_64_bytes():
     """The defaults, as much of one as of the other; Autobahn's smallest frames of a large message."""
 
-    async def scenario():
-        hub = Hub()
-        received = []
-        hub.on_message(lambda client, message: received.append(message))
-        size, piece = hub.options.max_message_bytes, bytes(range(64))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(fragments(BINARY, *[piece] * (size // 64)))
-                await until(lambda: received)
-                assert received == [piece * (size // 64)]
-                assert size // 64 == hub.options.max_fragments
-
-    run(scenario())
+    hub = Hub()
+    received = []
+    hub.on_message(lambda client, message: received.append(message))
+    size, piece = hub.options.max_message_bytes, bytes(range(64))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(fragments(BINARY, *[piece] * (size // 64)))
+            await until(lambda: received)
+            assert received == [piece * (size // 64)]
+            assert size // 64 == hub.options.max_fragments
 
 
 @pytest.mark.parametrize(
     "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
 )
-def test_a_close_code_that_may_be_sent_is_echoed(run, code):
-    async def scenario():
-        async with serve(Hub()) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send_frame(CLOSE, close_payload(code, "x" * 123))
-                assert await client.read_close() == (code, "")
-
-    run(scenario())
+async def test_a_close_code_that_may_be_sent_is_echoed(code):
+    async with serve(Hub()) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send_frame(CLOSE, close_payload(code, "x" * 123))
+            assert await client.read_close() == (code, "")
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(range(125))], ids=["empty", "one byte", "125 bytes"])
-def test_a_ping_is_answered_with_its_payload(run, payload):
-    async def scenario():
-        async with serve(Hub()) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send_frame(PING, payload)
-                assert await client.read_frames(1) == [Frame(PONG, payload)]
-
-    run(scenario())
+async def test_a_ping_is_answered_with_its_payload(payload):
+    async with serve(Hub()) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send_frame(PING, payload)
+            assert await client.read_frames(1) == [Frame(PONG, payload)]
 
 
-def test_pings_of_one_read_are_all_answered_and_in_the_order_of_what_else_it_brought(run):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(lambda client, message: client.send(message))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                sent = [(PING, b"1"), (PING, b"2"), (TEXT, b"3"), (PING, b"4"), (CLOSE, close_payload(1000))]
-                await client.send(b"".join(client_frame(opcode, payload) for opcode, payload in sent))
-                answers = [Frame(PONG if opcode == PING else opcode, payload) for opcode, payload in sent]
-                assert await client.read_to_end() == answers
-
-    run(scenario())
+async def test_pings_of_one_read_are_all_answered_and_in_the_order_of_what_else_it_brought():
+    hub = Hub()
+    hub.on_message(lambda client, message: client.send(message))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            sent = [(PING, b"1"), (PING, b"2"), (TEXT, b"3"), (PING, b"4"), (CLOSE, close_payload(1000))]
+            await client.send(b"".join(client_frame(opcode, payload) for opcode, payload in sent))
+            answers = [Frame(PONG if opcode == PING else opcode, payload) for opcode, payload in sent]
+            assert await client.read_to_end() == answers
 
 
 @pytest.mark.parametrize("cut", [1, 3, 100], ids=["in the header", "in the mask", "in the payload"])
@@ -240,55 +225,43 @@ def test_a_client_that_vanishes_in_a_frame_is_forgotten(run, cut, vanish, caplog
     assert caplog.records == []
 
 
-def test_a_client_that_goes_on_sending_after_its_error_gets_the_close_and_is_cut_off(run):
-    async def scenario():
-        hub = Hub(close_seconds=0.3)
-        ended = []
-        hub.on_disconnect(lambda client, disconnect: ended.append(disconnect))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(client_frame(3, b""))
-                with contextlib.suppress(ConnectionError):
-                    while not ended:    # a socket closed with unread input would be reset, and take the CLOSE with it
-                        await client.send(bytes(65536))
-                assert (await client.read_frames(1))[0].payload[:2] == (1002).to_bytes(2, "big")
-                assert [(end.code, end.by) for end in ended] == [(1002, "server")]
-
-    run(scenario())
+async def test_a_client_that_goes_on_sending_after_its_error_gets_the_close_and_is_cut_off():
+    hub = Hub(close_seconds=0.3)
+    ended = []
+    hub.on_disconnect(lambda client, disconnect: ended.append(disconnect))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(client_frame(3, b""))
+            with contextlib.suppress(ConnectionError):
+                while not ended:    # a socket closed with unread input would be reset, and take the CLOSE with it
+                    await client.send(bytes(65536))
+            assert (await client.read_frames(1))[0].payload[:2] == (1002).to_bytes(2, "big")
+            assert [(end.code, end.by) for end in ended] == [(1002, "server")]
 
 
-def test_what_came_before_an_error_in_the_same_read_is_handled(run):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(lambda client, message: client.send(message))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(client_frame(TEXT, b"before") + client_frame(PING, b"p") + client_frame(3, b""))
-                frames = await client.read_to_end()
-                assert frames[:2] == [Frame(TEXT, b"before"), Frame(PONG, b"p")]
-                assert [frame.opcode for frame in frames[2:]] == [CLOSE]
-
-    run(scenario())
+async def test_what_came_before_an_error_in_the_same_read_is_handled():
+    hub = Hub()
+    hub.on_message(lambda client, message: client.send(message))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(client_frame(TEXT, b"before") + client_frame(PING, b"p") + client_frame(3, b""))
+            frames = await client.read_to_end()
+            assert frames[:2] == [Frame(TEXT, b"before"), Frame(PONG, b"p")]
+            assert [frame.opcode for frame in frames[2:]] == [CLOSE]
 
 
-def test_of_two_closes_in_one_read_the_first_is_answered(run):
-    async def scenario():
-        async with serve(Hub()) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(client_frame(CLOSE, close_payload(1000)) + client_frame(CLOSE, close_payload(1001)))
-                assert await client.read_close() == (1000, "")
-
-    run(scenario())
+async def test_of_two_closes_in_one_read_the_first_is_answered():
+    async with serve(Hub()) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(client_frame(CLOSE, close_payload(1000)) + client_frame(CLOSE, close_payload(1001)))
+            assert await client.read_close() == (1000, "")
 
 
-def test_text_fails_with_the_byte_that_is_wrong_not_at_the_end_of_the_frame(run):
-    async def scenario():
-        async with serve(Hub()) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                await client.send(client_frame(TEXT, b"\xce\xba\xf4\x90" + b"x" * 1000)[:-1000])
-                assert (await client.read_close())[0] == 1007
-
-    run(scenario())
+async def test_text_fails_with_the_byte_that_is_wrong_not_at_the_end_of_the_frame():
+    async with serve(Hub()) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            await client.send(client_frame(TEXT, b"\xce\xba\xf4\x90" + b"x" * 1000)[:-1000])
+            assert (await client.read_close())[0] == 1007
 
 
 def test_who_breaks_the_protocol_and_is_gone_already_is_no_news(run, caplog):

@@ -85,76 +85,64 @@ async def scene(policy, **options):
 
 
 @pytest.mark.parametrize("read_bytes", [0, 1, MESSAGE_BYTES // 8], ids=["nothing", "a byte", "an eighth"])
-def test_a_client_that_reads_too_little_of_each_message_is_evicted_or_loses_the_rest(run, policy, read_bytes):
-    async def scenario():
-        async with scene(policy) as this:
-            for _ in range(COUNT):
-                await this.publish()
-                if read_bytes:
-                    await this.bad.receive(read_bytes)
-            if policy == "evict":
-                await this.bad_one_is_gone()
-                assert this.client.disconnected == SLOW
-                return
-            numbers = await this.read_to_newest()
-            assert numbers == sorted(set(numbers))
-            lost = this.published - len(numbers)
-            assert lost > COUNT // 2
-            if policy == "conflate":
-                assert this.client.missed == (0, lost)
-                assert numbers[-KEYS:] == list(range(this.published - KEYS, this.published))
-            else:
-                assert this.client.missed == (lost, 0)
-            await until(lambda: this.client.lag == (0, 0, 0))
-
-    run(scenario())
-
-
-def test_a_client_that_reads_in_bursts_stays_and_loses_only_what_is_conflated(run, policy):
-    async def scenario():
-        async with scene(policy) as this:
-            numbers = []
-            for _ in range(COUNT // LAG_MESSAGES):
-                await this.publish(LAG_MESSAGES)
-                numbers += await this.read_to_newest()
-            assert this.client.is_open
-            assert numbers == sorted(set(numbers))
-            lost = this.published - len(numbers)
-            if policy == "conflate":
-                assert this.client.missed == (0, lost)
-                assert lost > 0
-            else:
-                assert (this.client.missed, lost) == ((0, 0), 0)
-
-    run(scenario())
-
-
-def test_a_client_that_resets_the_connection_in_the_middle_of_a_frame_is_forgotten(run, policy):
-    async def scenario():
-        async with scene(policy) as this:
-            await this.publish_until_the_bad_one_is_in_a_frame()
-            await this.publish(2)
-            await this.bad.receive(MESSAGE_BYTES // 2)
-            this.bad.reset()
-            await this.publish(COUNT)
+async def test_a_client_that_reads_too_little_of_each_message_is_evicted_or_loses_the_rest(policy, read_bytes):
+    async with scene(policy) as this:
+        for _ in range(COUNT):
+            await this.publish()
+            if read_bytes:
+                await this.bad.receive(read_bytes)
+        if policy == "evict":
             await this.bad_one_is_gone()
-            assert this.client.disconnected.cause in ("connection_lost", "send_failed")
+            assert this.client.disconnected == SLOW
+            return
+        numbers = await this.read_to_newest()
+        assert numbers == sorted(set(numbers))
+        lost = this.published - len(numbers)
+        assert lost > COUNT // 2
+        if policy == "conflate":
+            assert this.client.missed == (0, lost)
+            assert numbers[-KEYS:] == list(range(this.published - KEYS, this.published))
+        else:
+            assert this.client.missed == (lost, 0)
+        await until(lambda: this.client.lag == (0, 0, 0))
 
-    run(scenario())
+
+async def test_a_client_that_reads_in_bursts_stays_and_loses_only_what_is_conflated(policy):
+    async with scene(policy) as this:
+        numbers = []
+        for _ in range(COUNT // LAG_MESSAGES):
+            await this.publish(LAG_MESSAGES)
+            numbers += await this.read_to_newest()
+        assert this.client.is_open
+        assert numbers == sorted(set(numbers))
+        lost = this.published - len(numbers)
+        if policy == "conflate":
+            assert this.client.missed == (0, lost)
+            assert lost > 0
+        else:
+            assert (this.client.missed, lost) == ((0, 0), 0)
 
 
-def test_a_client_that_closes_its_side_and_reads_nothing_is_gone_after_close_seconds(run, policy):
-    async def scenario():
-        async with scene(policy) as this:
-            await this.publish_until_the_bad_one_is_in_a_frame()
-            await this.publish(2)
-            this.bad.sock.shutdown(socket.SHUT_WR)
-            await until(lambda: this.hub.stats()["subscriptions"] == 1)  # what comes now is not for it
-            await this.publish(COUNT)
-            await this.bad_one_is_gone()
-            assert this.client.disconnected == (1006, "", "network", "connection_lost")
+async def test_a_client_that_resets_the_connection_in_the_middle_of_a_frame_is_forgotten(policy):
+    async with scene(policy) as this:
+        await this.publish_until_the_bad_one_is_in_a_frame()
+        await this.publish(2)
+        await this.bad.receive(MESSAGE_BYTES // 2)
+        this.bad.reset()
+        await this.publish(COUNT)
+        await this.bad_one_is_gone()
+        assert this.client.disconnected.cause in ("connection_lost", "send_failed")
 
-    run(scenario())
+
+async def test_a_client_that_closes_its_side_and_reads_nothing_is_gone_after_close_seconds(policy):
+    async with scene(policy) as this:
+        await this.publish_until_the_bad_one_is_in_a_frame()
+        await this.publish(2)
+        this.bad.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: this.hub.stats()["subscriptions"] == 1)  # what comes now is not for it
+        await this.publish(COUNT)
+        await this.bad_one_is_gone()
+        assert this.client.disconnected == (1006, "", "network", "connection_lost")
 
 
 def vanish(sock):
@@ -175,43 +163,37 @@ def vanish(sock):
         missing("this kernel signs no TCP segments (CONFIG_TCP_MD5SIG)")
 
 
-def test_a_client_that_vanishes_without_a_word_is_closed_all_the_same(run, policy):
+async def test_a_client_that_vanishes_without_a_word_is_closed_all_the_same(policy):
     """Neither FIN nor RST: the kernel would try for a quarter of an hour, the hub does not."""
 
-    async def scenario():
-        async with scene(policy, stall_seconds=0.1) as this:
-            vanish(this.bad.sock)
-            await this.publish_until_the_bad_one_is_in_a_frame()
-            await this.publish(COUNT)
-            await this.bad_one_is_gone()
-            assert this.client.disconnected == (SLOW if policy == "evict" else STALLED)
-            with pytest.raises(BlockingIOError):  # it was told nothing of all that
-                this.bad.sock.recv(1)
-
-    run(scenario())
+    async with scene(policy, stall_seconds=0.1) as this:
+        vanish(this.bad.sock)
+        await this.publish_until_the_bad_one_is_in_a_frame()
+        await this.publish(COUNT)
+        await this.bad_one_is_gone()
+        assert this.client.disconnected == (SLOW if policy == "evict" else STALLED)
+        with pytest.raises(BlockingIOError):  # it was told nothing of all that
+            this.bad.sock.recv(1)
 
 
-def test_all_of_them_at_once_are_ended_and_delay_nobody(run, policy):
-    async def scenario():
-        async with scene(policy, stall_seconds=0.2) as this:
-            port = this.bad.sock.getpeername()[1]
-            others = [await RawClient.connect(port, "/x", receive_buffer_bytes=4096) for _ in range(10)]
-            await subscribed(this.hub, "x", 2 + len(others))
-            for other in others[:2]:
-                vanish(other.sock)
-            await this.publish_until_the_bad_one_is_in_a_frame()
-            for other in others[2:4]:
-                other.reset()
-            for other in others[4:6]:
-                other.sock.shutdown(socket.SHUT_WR)
-            for _ in range(COUNT):
-                await this.publish()
-                for other in others[6:8]:
-                    await other.receive(1)
-            for other in others[2:]:
-                other.close()
-            this.bad.close()
-            await this.bad_one_is_gone()
-            assert sum(this.hub.stats()["disconnects"].values()) == 1 + len(others)
-
-    run(scenario())
+async def test_all_of_them_at_once_are_ended_and_delay_nobody(policy):
+    async with scene(policy, stall_seconds=0.2) as this:
+        port = this.bad.sock.getpeername()[1]
+        others = [await RawClient.connect(port, "/x", receive_buffer_bytes=4096) for _ in range(10)]
+        await subscribed(this.hub, "x", 2 + len(others))
+        for other in others[:2]:
+            vanish(other.sock)
+        await this.publish_until_the_bad_one_is_in_a_frame()
+        for other in others[2:4]:
+            other.reset()
+        for other in others[4:6]:
+            other.sock.shutdown(socket.SHUT_WR)
+        for _ in range(COUNT):
+            await this.publish()
+            for other in others[6:8]:
+                await other.receive(1)
+        for other in others[2:]:
+            other.close()
+        this.bad.close()
+        await this.bad_one_is_gone()
+        assert sum(this.hub.stats()["disconnects"].values()) == 1 + len(others)

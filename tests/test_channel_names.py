@@ -45,44 +45,35 @@ def test_another_thread_is_told_at_once():
 
 
 @pytest.mark.parametrize("name", ["a\x01", "a?b", "x" * 256])
-def test_a_path_that_no_channel_may_be_called_is_answered_with_400(run, name):
-    async def scenario():
-        hub = Hub()
-        async with serving(hub) as server:
-            status, _, body = await ask(server.port, handshake("/" + quote(name)))
-            assert status == 400
-            assert body.startswith(b"not a channel's name: ")
-            assert name.encode() not in body
-            assert hub.stats()["refused"] == {"channel_name": 1}
-            assert hub.channels() == []
-
-    run(scenario())
+async def test_a_path_that_no_channel_may_be_called_is_answered_with_400(name):
+    hub = Hub()
+    async with serving(hub) as server:
+        status, _, body = await ask(server.port, handshake("/" + quote(name)))
+        assert status == 400
+        assert body.startswith(b"not a channel's name: ")
+        assert name.encode() not in body
+        assert hub.stats()["refused"] == {"channel_name": 1}
+        assert hub.channels() == []
 
 
-def test_a_client_is_not_subscribed_to_a_name_that_cannot_be(run):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/a") as (_, client):
-            with pytest.raises(InvalidChannelName):
-                client.subscribe("a\nb")
-            assert client.channels == ("a",)
-
-    run(scenario())
+async def test_a_client_is_not_subscribed_to_a_name_that_cannot_be():
+    hub = Hub()
+    async with connections(hub, "/a") as (_, client):
+        with pytest.raises(InvalidChannelName):
+            client.subscribe("a\nb")
+        assert client.channels == ("a",)
 
 
-def test_length_and_alphabet_may_be_set(run):
-    async def scenario():
-        hub = Hub(max_channel_name_bytes=4, channel_name_pattern="[a-z]+")
-        for name in ("A", "a1", "a/b", "abcde", "abc\n", "a?"):
-            with pytest.raises(InvalidChannelName):
-                hub.channel(name)
-        hub.channel("abcd")
-        async with serving(hub) as server:
-            assert (await ask(server.port, handshake("/Abc")))[0] == 400
-            with closing(await RawClient.connect(server.port, "/abc")):
-                pass
-
-    run(scenario())
+async def test_length_and_alphabet_may_be_set():
+    hub = Hub(max_channel_name_bytes=4, channel_name_pattern="[a-z]+")
+    for name in ("A", "a1", "a/b", "abcde", "abc\n", "a?"):
+        with pytest.raises(InvalidChannelName):
+            hub.channel(name)
+    hub.channel("abcd")
+    async with serving(hub) as server:
+        assert (await ask(server.port, handshake("/Abc")))[0] == 400
+        with closing(await RawClient.connect(server.port, "/abc")):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -104,27 +95,21 @@ def test_a_bad_limit_raises_at_once(options, error):
         Hub(**options)
 
 
-def test_joiners_in_a_path_name_the_channel_of_the_same_spelling(run):
-    async def scenario():
-        hub = Hub()
-        name = f"{PERSIAN}/👩\u200d💻"
-        async with serving(hub) as server:
-            with closing(await RawClient.connect(server.port, "/" + quote(name))) as client:
-                assert hub.publish(name.replace("\u200d", ""), "another") == 1
-                hub.publish(name, "hello")
-                assert await client.read_payloads(1) == [b"hello"]
-
-    run(scenario())
+async def test_joiners_in_a_path_name_the_channel_of_the_same_spelling():
+    hub = Hub()
+    name = f"{PERSIAN}/👩\u200d💻"
+    async with serving(hub) as server:
+        with closing(await RawClient.connect(server.port, "/" + quote(name))) as client:
+            assert hub.publish(name.replace("\u200d", ""), "another") == 1
+            hub.publish(name, "hello")
+            assert await client.read_payloads(1) == [b"hello"]
 
 
-def test_two_spellings_in_unicode_of_one_word_are_two_channels(run):
-    async def scenario():
-        hub = Hub()
-        async with serving(hub) as server:
-            with closing(await RawClient.connect(server.port, "/prix-d%C3%A9part")) as client:
-                hub.publish("prix-de\u0301part", "decomposed")
-                hub.publish("prix-d%C3%A9part", "not decoded")
-                hub.publish("prix-départ", "composed")
-                assert await client.read_payloads(1) == [b"composed"]
-
-    run(scenario())
+async def test_two_spellings_in_unicode_of_one_word_are_two_channels():
+    hub = Hub()
+    async with serving(hub) as server:
+        with closing(await RawClient.connect(server.port, "/prix-d%C3%A9part")) as client:
+            hub.publish("prix-de\u0301part", "decomposed")
+            hub.publish("prix-d%C3%A9part", "not decoded")
+            hub.publish("prix-départ", "composed")
+            assert await client.read_payloads(1) == [b"composed"]

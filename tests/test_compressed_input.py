@@ -35,7 +35,7 @@ def collect(hub):
 
 
 @pytest.mark.parametrize("client_no_context_takeover", [True, False])
-def test_what_python_websockets_compresses_arrives(run, client_no_context_takeover):
+async def test_what_python_websockets_compresses_arrives(client_no_context_takeover):
     sent = {f"{i}": texts_of(i, 30) for i in range(3)}
 
     async def send(port, channel):
@@ -45,19 +45,16 @@ def test_what_python_websockets_compresses_arrives(run, client_no_context_takeov
                 await socket.send([text[: len(text) // 2], text[len(text) // 2 :]])     # in two fragments
                 await socket.send(text.encode())
 
-    async def scenario():
-        hub = Hub()
-        received = collect(hub)
-        async with serving(
-            hub, compression="deflate", client_no_context_takeover=client_no_context_takeover
-        ) as server:
-            await asyncio.gather(*(send(server.port, channel) for channel in sent))
-        assert received == {
-            channel: [form for text in texts for form in (text, text, text.encode())] for channel, texts in sent.items()
-        }
-        assert hub.stats()["received_compressed_messages"] == hub.stats()["received_messages"] == 3 * 30 * 3
-
-    run(scenario())
+    hub = Hub()
+    received = collect(hub)
+    async with serving(
+        hub, compression="deflate", client_no_context_takeover=client_no_context_takeover
+    ) as server:
+        await asyncio.gather(*(send(server.port, channel) for channel in sent))
+    assert received == {
+        channel: [form for text in texts for form in (text, text, text.encode())] for channel, texts in sent.items()
+    }
+    assert hub.stats()["received_compressed_messages"] == hub.stats()["received_messages"] == 3 * 30 * 3
 
 
 def test_a_client_may_take_its_window_over_only_if_it_was_not_asked_not_to(run):
@@ -77,15 +74,12 @@ def test_a_client_may_take_its_window_over_only_if_it_was_not_asked_not_to(run):
     assert run(scenario(True)) == (["the same words"], 1007, {"invalid_data": 1})
 
 
-def test_a_client_that_offers_nothing_may_not_send_compressed(run):
-    async def scenario():
-        hub = Hub()
-        async with serving(hub, compression="deflate") as server:
-            raw = await RawClient.connect(server.port, "/a")
-            await raw.send_frame(TEXT, Sender(False).compress(b"text"), rsv=4)
-            assert (await raw.read_close())[0] == 1002
-
-    run(scenario())
+async def test_a_client_that_offers_nothing_may_not_send_compressed():
+    hub = Hub()
+    async with serving(hub, compression="deflate") as server:
+        raw = await RawClient.connect(server.port, "/a")
+        await raw.send_frame(TEXT, Sender(False).compress(b"text"), rsv=4)
+        assert (await raw.read_close())[0] == 1002
 
 
 def gigabyte_bomb():
@@ -102,35 +96,29 @@ def gigabyte_bomb():
     (Sender(False).compress(b"cut off")[:-1], 1007, "invalid_data"),
     (Sender(False).compress(b"\xff"), 1007, "invalid_text"),
 ])
-def test_a_bad_message_closes_its_client_and_nobody_else(run, payload, code, cause, takeover):
-    async def scenario():
-        hub = Hub(max_message_bytes=MIB if len(payload) > 1000 else 1000)
-        received = collect(hub)
-        async with serving(hub, compression="deflate", client_no_context_takeover=not takeover) as server:
-            good, bad = [await RawClient.connect(server.port, path, **DEFLATE) for path in ("/good", "/bad")]
-            await bad.send_frame(TEXT if cause == "invalid_text" else BINARY, payload, rsv=4)
-            assert (await bad.read_close())[0] == code
-            await good.send_frame(TEXT, Sender(False).compress(b"good"), rsv=4)
-            assert (await say_goodbye(good))[0] == 1000
-        assert received == {"good": ["good"]}
-        assert hub.stats()["disconnects"] == {cause: 1, "client": 1}
-        assert hub.context.inflater.scratch.capacity <= 65536
-
-    run(scenario())
+async def test_a_bad_message_closes_its_client_and_nobody_else(payload, code, cause, takeover):
+    hub = Hub(max_message_bytes=MIB if len(payload) > 1000 else 1000)
+    received = collect(hub)
+    async with serving(hub, compression="deflate", client_no_context_takeover=not takeover) as server:
+        good, bad = [await RawClient.connect(server.port, path, **DEFLATE) for path in ("/good", "/bad")]
+        await bad.send_frame(TEXT if cause == "invalid_text" else BINARY, payload, rsv=4)
+        assert (await bad.read_close())[0] == code
+        await good.send_frame(TEXT, Sender(False).compress(b"good"), rsv=4)
+        assert (await say_goodbye(good))[0] == 1000
+    assert received == {"good": ["good"]}
+    assert hub.stats()["disconnects"] == {cause: 1, "client": 1}
+    assert hub.context.inflater.scratch.capacity <= 65536
 
 
 @pytest.mark.parametrize(("size", "read_bytes"), [(1000, 65536), (MIB, 4096)])
-def test_a_client_whose_messages_become_very_large_is_read_little_by_little_from_then_on(run, size, read_bytes):
-    async def scenario():
-        hub = Hub()
-        async with serving(hub, compression="deflate") as server:
-            raw, received = await RawClient.connect(server.port, "/a", **DEFLATE), 0
-            client = client_of(hub, "a")
-            for sizes, bytes_of_next_read in [([5], 65536), ([size, size], read_bytes), ([5], read_bytes)]:
-                payloads = [Sender(False).compress(bytes(size)) for size in sizes]
-                await raw.send(b"".join(client_frame(BINARY, payload, rsv=4) for payload in payloads))
-                received += len(payloads)
-                await until(lambda: hub.stats()["received_messages"] == received)  # noqa: B023
-                assert len(client.get_buffer(-1)) == bytes_of_next_read
-
-    run(scenario())
+async def test_a_client_whose_messages_become_very_large_is_read_little_by_little_from_then_on(size, read_bytes):
+    hub = Hub()
+    async with serving(hub, compression="deflate") as server:
+        raw, received = await RawClient.connect(server.port, "/a", **DEFLATE), 0
+        client = client_of(hub, "a")
+        for sizes, bytes_of_next_read in [([5], 65536), ([size, size], read_bytes), ([5], read_bytes)]:
+            payloads = [Sender(False).compress(bytes(size)) for size in sizes]
+            await raw.send(b"".join(client_frame(BINARY, payload, rsv=4) for payload in payloads))
+            received += len(payloads)
+            await until(lambda: hub.stats()["received_messages"] == received)  # noqa: B023
+            assert len(client.get_buffer(-1)) == bytes_of_next_read

@@ -134,26 +134,23 @@ def test_python_websockets(run, compression, client_no_context_takeover):
 
 
 @pytest.mark.parametrize(("compression", "client_no_context_takeover"), SERVERS)
-def test_aiohttp(run, compression, client_no_context_takeover):
-    async def scenario():
-        async with aiohttp.ClientSession() as session:
+async def test_aiohttp(compression, client_no_context_takeover):
+    async with aiohttp.ClientSession() as session:
 
-            async def be_aiohttp_client(url, bits):
-                async with session.ws_connect(url, compress=bits, max_msg_size=0) as connection:
-                    taken = []
-                    while not taken or taken[-1] != LAST:
-                        message = await connection.receive()
-                        assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
-                        taken.append(message.data)
-                    await connection.ping()
-                    for message in taken:
-                        await (connection.send_str if isinstance(message, str) else connection.send_bytes)(message)
-                    assert (await connection.receive()).type == aiohttp.WSMsgType.CLOSE
-                    assert connection.close_code == 1000
+        async def be_aiohttp_client(url, bits):
+            async with session.ws_connect(url, compress=bits, max_msg_size=0) as connection:
+                taken = []
+                while not taken or taken[-1] != LAST:
+                    message = await connection.receive()
+                    assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
+                    taken.append(message.data)
+                await connection.ping()
+                for message in taken:
+                    await (connection.send_str if isinstance(message, str) else connection.send_bytes)(message)
+                assert (await connection.receive()).type == aiohttp.WSMsgType.CLOSE
+                assert connection.close_code == 1000
 
-            await play_with(be_aiohttp_client, [*BITS], compression, client_no_context_takeover)
-
-    run(scenario())
+        await play_with(be_aiohttp_client, [*BITS], compression, client_no_context_takeover)
 
 
 # Node ws: all its clients are in one process.
@@ -219,12 +216,9 @@ async def node_clients(program):
 
 @on_uvloop
 @pytest.mark.parametrize(("compression", "client_no_context_takeover"), SERVERS)
-def test_node_ws(run, node, compression, client_no_context_takeover):  # noqa: F811
-    async def scenario():
-        async with node_clients(node) as clients:
-            await play_with(clients.be_client, list(node_offers()), compression, client_no_context_takeover)
-
-    run(scenario())
+async def test_node_ws(node, compression, client_no_context_takeover):  # noqa: F811
+    async with node_clients(node) as clients:
+        await play_with(clients.be_client, list(node_offers()), compression, client_no_context_takeover)
 
 
 # Chromium, whose offer cannot be chosen.

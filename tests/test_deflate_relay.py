@@ -86,25 +86,22 @@ class Talkers:
 
 @pytest.mark.parametrize("client_no_context_takeover", [True, False])
 @pytest.mark.parametrize("compression", ["deflate", "window"])
-def test_everybody_gets_what_everybody_sends_in_one_order(run, compression, client_no_context_takeover):
-    async def scenario():
-        hub = Hub()
-        hub.configure("*", reset_messages=8)
-        hub.on_message(hub.relay)
-        options = {"compression": compression, "client_no_context_takeover": client_no_context_takeover}
-        async with serving(hub, **options) as server:
-            talkers = Talkers(server.port, 6 * COUNT)
-            everybody = await talkers.run([
-                talkers.talk_by_websockets("a"),
-                talkers.talk_by_websockets("b", client_no_context_takeover=True, client_max_window_bits=9),
-                talkers.talk_by_websockets("c", server_no_context_takeover=True, server_max_window_bits=10),
-                talkers.talk_by_aiohttp("d"),
-                talkers.talk_by_hand("e", DEFAULT_OFFER, compression),
-                talkers.talk_by_hand("f", "permessage-deflate; client_max_window_bits=10", compression),
-            ])
-        for received in everybody:
-            assert_same(received, everybody[0], "one order")
-        for name in "abcdef":
-            assert_same([message for message in everybody[0] if is_from(name, message)], messages_of(name), name)
-
-    run(scenario())
+async def test_everybody_gets_what_everybody_sends_in_one_order(compression, client_no_context_takeover):
+    hub = Hub()
+    hub.configure("*", reset_messages=8)
+    hub.on_message(hub.relay)
+    options = {"compression": compression, "client_no_context_takeover": client_no_context_takeover}
+    async with serving(hub, **options) as server:
+        talkers = Talkers(server.port, 6 * COUNT)
+        everybody = await talkers.run([
+            talkers.talk_by_websockets("a"),
+            talkers.talk_by_websockets("b", client_no_context_takeover=True, client_max_window_bits=9),
+            talkers.talk_by_websockets("c", server_no_context_takeover=True, server_max_window_bits=10),
+            talkers.talk_by_aiohttp("d"),
+            talkers.talk_by_hand("e", DEFAULT_OFFER, compression),
+            talkers.talk_by_hand("f", "permessage-deflate; client_max_window_bits=10", compression),
+        ])
+    for received in everybody:
+        assert_same(received, everybody[0], "one order")
+    for name in "abcdef":
+        assert_same([message for message in everybody[0] if is_from(name, message)], messages_of(name), name)

@@ -104,49 +104,40 @@ def test_every_offer_gets_every_byte_and_what_it_sends_arrives(run, compression,
     run(scenario())
 
 
-def test_a_client_that_offers_nothing_gets_everything_as_it_is_beside_one_on_the_window(run):
-    async def scenario():
-        hub, messages = make_hub(), make_messages(2, 100)
-        async with serving(hub, compression="window") as server:
-            one = await DeflateClient.connect(server.port, "/feed", offer=None)
-            other = await DeflateClient.connect(server.port, "/feed")
-            await publish(hub, "feed", messages)
-            assert_same(payloads(await one.read_to(LAST)), messages, "plain")
-            assert_same(payloads(await other.read_to(LAST)), messages, "window")
-            assert one.parameters is None
-            assert one.reader.forms.keys() == {"plain"}
-            assert other.reader.forms["windowed"] > 50
-
-    run(scenario())
+async def test_a_client_that_offers_nothing_gets_everything_as_it_is_beside_one_on_the_window():
+    hub, messages = make_hub(), make_messages(2, 100)
+    async with serving(hub, compression="window") as server:
+        one = await DeflateClient.connect(server.port, "/feed", offer=None)
+        other = await DeflateClient.connect(server.port, "/feed")
+        await publish(hub, "feed", messages)
+        assert_same(payloads(await one.read_to(LAST)), messages, "plain")
+        assert_same(payloads(await other.read_to(LAST)), messages, "window")
+        assert one.parameters is None
+        assert one.reader.forms.keys() == {"plain"}
+        assert other.reader.forms["windowed"] > 50
 
 
-def test_a_window_makes_ticks_much_smaller_than_each_alone(run):
-    async def scenario():
-        hub, ticks = Hub(), make_ticks(3, 500)
-        async with serving(hub, compression="window") as server:
-            window = await DeflateClient.connect(server.port, "/feed")
-            alone = await DeflateClient.connect(server.port, "/feed", offer=OFFERS[2])
-            await publish(hub, "feed", ticks)
-            assert payloads(await window.read_messages(len(ticks))) == ticks
-            assert payloads(await alone.read_messages(len(ticks))) == ticks
-            assert alone.reader.wire_bytes < 0.9 * alone.reader.payload_bytes
-            assert window.reader.wire_bytes < 0.5 * alone.reader.wire_bytes
-
-    run(scenario())
+async def test_a_window_makes_ticks_much_smaller_than_each_alone():
+    hub, ticks = Hub(), make_ticks(3, 500)
+    async with serving(hub, compression="window") as server:
+        window = await DeflateClient.connect(server.port, "/feed")
+        alone = await DeflateClient.connect(server.port, "/feed", offer=OFFERS[2])
+        await publish(hub, "feed", ticks)
+        assert payloads(await window.read_messages(len(ticks))) == ticks
+        assert payloads(await alone.read_messages(len(ticks))) == ticks
+        assert alone.reader.wire_bytes < 0.9 * alone.reader.payload_bytes
+        assert window.reader.wire_bytes < 0.5 * alone.reader.wire_bytes
 
 
-def test_over_tls(run, tls):
-    async def scenario():
-        hub, messages = make_hub(), make_messages(4, 100)
-        async with serving(hub, compression="window") as server:
-            clients = [await DeflateClient.connect(server.port, "/feed", offer=offer) for offer in OFFERS[:3]]
-            await publish(hub, "feed", messages)
-            for client in clients:
-                assert_same(payloads(await client.read_to(LAST)), messages, "tls")
-            assert clients[0].reader.forms["windowed"] > 50
-            assert clients[2].reader.forms.keys() == {"plain", "alone"}
-
-    run(scenario())
+async def test_over_tls(tls):
+    hub, messages = make_hub(), make_messages(4, 100)
+    async with serving(hub, compression="window") as server:
+        clients = [await DeflateClient.connect(server.port, "/feed", offer=offer) for offer in OFFERS[:3]]
+        await publish(hub, "feed", messages)
+        for client in clients:
+            assert_same(payloads(await client.read_to(LAST)), messages, "tls")
+        assert clients[0].reader.forms["windowed"] > 50
+        assert clients[2].reader.forms.keys() == {"plain", "alone"}
 
 
 @pytest.mark.parametrize("compression", ["deflate", "window"])
@@ -190,81 +181,72 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("beside", BESIDE)
-def test_what_else_a_client_on_a_window_receives_is_not_compressed(run, beside):
-    async def scenario():
-        hub, direct = make_hub(), make_ticks(6, 20 if beside != "paced" else 4)
-        hub.configure("beside", **BESIDE[beside])
-        async with serving(hub, compression="window") as server:
-            offer = f"{DEFAULT_OFFER}; server_max_window_bits=14" if beside == "large" else DEFAULT_OFFER
-            raw = await DeflateClient.connect(server.port, "/feed", offer=offer)
-            client = next(hub.clients())
-            client.subscribe("beside")
-            await get_on_window(hub, raw)
-            for number, tick in enumerate(direct):
-                client.send(tick)
-                client.send(tick.encode())
-                hub.publish("beside", "beside " + tick)
-                hub.publish("feed", tick)
-                hub.publish("feed", f"end {number}, {tick}")
-                messages = await raw.read_messages(5)
-                # No order is promised across channels.
-                others = [message for message in messages if message.form == "plain"]
-                assert payloads(others) == [tick, tick.encode(), "beside " + tick]
-                assert payloads(message for message in messages if message.form != "plain") == [
-                    tick, f"end {number}, {tick}"
-                ]
-            assert raw.reader.forms["windowed"] >= 2 * len(direct)
-
-    run(scenario())
+async def test_what_else_a_client_on_a_window_receives_is_not_compressed(beside):
+    hub, direct = make_hub(), make_ticks(6, 20 if beside != "paced" else 4)
+    hub.configure("beside", **BESIDE[beside])
+    async with serving(hub, compression="window") as server:
+        offer = f"{DEFAULT_OFFER}; server_max_window_bits=14" if beside == "large" else DEFAULT_OFFER
+        raw = await DeflateClient.connect(server.port, "/feed", offer=offer)
+        client = next(hub.clients())
+        client.subscribe("beside")
+        await get_on_window(hub, raw)
+        for number, tick in enumerate(direct):
+            client.send(tick)
+            client.send(tick.encode())
+            hub.publish("beside", "beside " + tick)
+            hub.publish("feed", tick)
+            hub.publish("feed", f"end {number}, {tick}")
+            messages = await raw.read_messages(5)
+            # No order is promised across channels.
+            others = [message for message in messages if message.form == "plain"]
+            assert payloads(others) == [tick, tick.encode(), "beside " + tick]
+            assert payloads(message for message in messages if message.form != "plain") == [
+                tick, f"end {number}, {tick}"
+            ]
+        assert raw.reader.forms["windowed"] >= 2 * len(direct)
 
 
-def test_small_messages_are_not_compressed_and_leave_the_window_as_it_is(run):
-    async def scenario():
-        hub = make_hub(compress_min_bytes=32)
-        async with serving(hub, compression="window") as server:
-            raw = await DeflateClient.connect(server.port, "/feed")
-            await get_on_window(hub, raw)
-            for number, tick in enumerate(make_ticks(7, 50)):
-                sent = ["", b"", tick[:31], tick[:31].encode(), tick[: number % 32], tick]
-                await publish(hub, "feed", sent)
-                messages = await raw.read_to(tick)
-                assert payloads(messages) == sent
-                assert forms(messages[:-1]) == {"plain"}
-            assert raw.reader.forms["windowed"] > 30
-
-    run(scenario())
+async def test_small_messages_are_not_compressed_and_leave_the_window_as_it_is():
+    hub = make_hub(compress_min_bytes=32)
+    async with serving(hub, compression="window") as server:
+        raw = await DeflateClient.connect(server.port, "/feed")
+        await get_on_window(hub, raw)
+        for number, tick in enumerate(make_ticks(7, 50)):
+            sent = ["", b"", tick[:31], tick[:31].encode(), tick[: number % 32], tick]
+            await publish(hub, "feed", sent)
+            messages = await raw.read_to(tick)
+            assert payloads(messages) == sent
+            assert forms(messages[:-1]) == {"plain"}
+        assert raw.reader.forms["windowed"] > 30
 
 
-def test_a_client_with_two_windowed_channels_gets_each_message_alone_and_a_window_again_when_it_leaves_one(run):
-    async def scenario():
-        hub, ticks = make_hub(), make_ticks(8, 40)
-        async with serving(hub, compression="window") as server:
-            raw = await DeflateClient.connect(server.port, "/one")
-            client = next(hub.clients())
-            steady = await DeflateClient.connect(server.port, "/one")
-            for other in ("two", "three"):
-                await get_on_window(hub, raw, "one")
-                client.subscribe(other)
-                for tick in ticks:
-                    hub.publish("one", tick)
-                    await end_turn()
-                    hub.publish(other, tick + other)
-                    await end_turn()
-                messages = await raw.read_messages(2 * len(ticks))
-                assert [text for text in payloads(messages) if not text.endswith(other)] == ticks
-                assert [text for text in payloads(messages) if text.endswith(other)] == [tick + other for tick in ticks]
-                assert forms(messages) == {"alone"}
-                client.unsubscribe(other)
-            # And leaving the first, while being on the second, ends on the second's window.
-            client.subscribe("two")
-            client.unsubscribe("one")
-            await get_on_window(hub, raw, "two")
-            hub.publish("one", LAST)
-            messages = await steady.read_to(LAST)
-            assert payloads(messages).count(ticks[0]) == 2
-            assert steady.reader.forms["windowed"] > len(ticks)
-
-    run(scenario())
+async def test_a_client_with_two_windowed_channels_gets_each_message_alone_and_a_window_again_when_it_leaves_one():
+    hub, ticks = make_hub(), make_ticks(8, 40)
+    async with serving(hub, compression="window") as server:
+        raw = await DeflateClient.connect(server.port, "/one")
+        client = next(hub.clients())
+        steady = await DeflateClient.connect(server.port, "/one")
+        for other in ("two", "three"):
+            await get_on_window(hub, raw, "one")
+            client.subscribe(other)
+            for tick in ticks:
+                hub.publish("one", tick)
+                await end_turn()
+                hub.publish(other, tick + other)
+                await end_turn()
+            messages = await raw.read_messages(2 * len(ticks))
+            assert [text for text in payloads(messages) if not text.endswith(other)] == ticks
+            assert [text for text in payloads(messages) if text.endswith(other)] == [tick + other for tick in ticks]
+            assert forms(messages) == {"alone"}
+            client.unsubscribe(other)
+        # And leaving the first, while being on the second, ends on the second's window.
+        client.subscribe("two")
+        client.unsubscribe("one")
+        await get_on_window(hub, raw, "two")
+        hub.publish("one", LAST)
+        messages = await steady.read_to(LAST)
+        assert payloads(messages).count(ticks[0]) == 2
+        assert steady.reader.forms["windowed"] > len(ticks)
 
 
 def test_a_channel_that_a_client_joins_again_is_windowed_again(run):
@@ -292,23 +274,20 @@ def test_a_channel_that_a_client_joins_again_is_windowed_again(run):
     run(scenario())
 
 
-def test_the_lesser_of_what_the_server_and_the_channel_allow_is_done(run):
-    async def scenario():
-        hub, ticks = make_hub(), make_ticks(10, 40)
-        hub.configure("off", compression="off")
-        hub.configure("alone", compression="deflate")
-        async with serving(hub, compression="window") as window, serving(hub, compression="deflate") as deflate:
-            for server, channel, expected in [
-                (window, "off", {"plain"}), (window, "alone", {"alone"}), (window, "feed", {"alone", "windowed"}),
-                (deflate, "off", {"plain"}), (deflate, "alone", {"alone"}), (deflate, "feed", {"alone"}),
-            ]:
-                raw = await DeflateClient.connect(server.port, f"/{channel}")
-                await publish(hub, channel, ticks)
-                messages = await raw.read_messages(len(ticks))
-                assert payloads(messages) == ticks
-                assert forms(messages) == expected, channel
-
-    run(scenario())
+async def test_the_lesser_of_what_the_server_and_the_channel_allow_is_done():
+    hub, ticks = make_hub(), make_ticks(10, 40)
+    hub.configure("off", compression="off")
+    hub.configure("alone", compression="deflate")
+    async with serving(hub, compression="window") as window, serving(hub, compression="deflate") as deflate:
+        for server, channel, expected in [
+            (window, "off", {"plain"}), (window, "alone", {"alone"}), (window, "feed", {"alone", "windowed"}),
+            (deflate, "off", {"plain"}), (deflate, "alone", {"alone"}), (deflate, "feed", {"alone"}),
+        ]:
+            raw = await DeflateClient.connect(server.port, f"/{channel}")
+            await publish(hub, channel, ticks)
+            messages = await raw.read_messages(len(ticks))
+            assert payloads(messages) == ticks
+            assert forms(messages) == expected, channel
 
 
 # Clients that are behind.
@@ -333,57 +312,51 @@ def assert_subsequence(received, published):
 
 
 @pytest.mark.parametrize("policy", ["evict", "skip", "latest"])
-def test_a_client_that_was_behind_is_on_the_window_again(run, policy):
-    async def scenario():
-        limits = PATIENT if policy == "evict" else {"max_lag_bytes": 20_000, "max_burst_bytes": 0}
-        hub, published = make_hub(policy=policy, **limits), []
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await DeflateClient.connect(server.port, "/feed", SMALL_BUFFERS["receive_buffer_bytes"])
-            client = next(hub.clients())
-            steady = await DeflateClient.connect(server.port, "/feed")
-            for seed in range(3):
-                await get_on_window(hub, raw)
-                await steady.ping()
-                # At the end it goes on in the middle of them.
-                published = await fall_behind(hub, client, seed, more=10)
-                hub.publish("feed", LAST)
-                published.append(LAST)
-                received = payloads(await raw.read_to(LAST))
-                if policy == "evict":
-                    assert_same(received, published, "it went on")
-                else:
-                    assert_subsequence(received, published)
-                    assert len(received) < len(published)
-                assert_subsequence(payloads(await steady.read_to(LAST)), published)
+async def test_a_client_that_was_behind_is_on_the_window_again(policy):
+    limits = PATIENT if policy == "evict" else {"max_lag_bytes": 20_000, "max_burst_bytes": 0}
+    hub, published = make_hub(policy=policy, **limits), []
+    async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+        raw = await DeflateClient.connect(server.port, "/feed", SMALL_BUFFERS["receive_buffer_bytes"])
+        client = next(hub.clients())
+        steady = await DeflateClient.connect(server.port, "/feed")
+        for seed in range(3):
             await get_on_window(hub, raw)
-            assert (client.missed.skipped > 0) is (policy != "evict")
+            await steady.ping()
+            # At the end it goes on in the middle of them.
+            published = await fall_behind(hub, client, seed, more=10)
+            hub.publish("feed", LAST)
+            published.append(LAST)
+            received = payloads(await raw.read_to(LAST))
+            if policy == "evict":
+                assert_same(received, published, "it went on")
+            else:
+                assert_subsequence(received, published)
+                assert len(received) < len(published)
+            assert_subsequence(payloads(await steady.read_to(LAST)), published)
+        await get_on_window(hub, raw)
+        assert (client.missed.skipped > 0) is (policy != "evict")
 
-    run(scenario())
 
-
-def test_a_conflating_channel_gives_the_newest_of_each_key(run):
-    async def scenario():
-        hub, keys, rng = make_hub(policy="conflate"), ["a", "b", "c", None], random.Random(12)
-        async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
-            raw = await DeflateClient.connect(server.port, "/feed", SMALL_BUFFERS["receive_buffer_bytes"])
-            client = next(hub.clients())
-            steady = await DeflateClient.connect(server.port, "/feed")
-            for seed in range(3):
-                await get_on_window(hub, raw)
-                await steady.ping()
-                published, newest = await fall_behind(hub, client, seed), {}
-                for tick in make_ticks(seed, 200):
-                    key = rng.choice(keys)
-                    newest[key] = tick
-                    hub.publish("feed", tick, key=key)
-                    published.append(tick)
-                    await end_turn()
-                hub.publish("feed", LAST)
-                received = payloads(await raw.read_to(LAST))
-                assert_subsequence(received, [*published, LAST])
-                assert {newest[key] for key in keys} <= set(received)
-                assert client.missed.conflated > 0
-                assert_subsequence(payloads(await steady.read_to(LAST)), [*published, LAST])
+async def test_a_conflating_channel_gives_the_newest_of_each_key():
+    hub, keys, rng = make_hub(policy="conflate"), ["a", "b", "c", None], random.Random(12)
+    async with serving(hub, compression="window", send_buffer_bytes=8192) as server:
+        raw = await DeflateClient.connect(server.port, "/feed", SMALL_BUFFERS["receive_buffer_bytes"])
+        client = next(hub.clients())
+        steady = await DeflateClient.connect(server.port, "/feed")
+        for seed in range(3):
             await get_on_window(hub, raw)
-
-    run(scenario())
+            await steady.ping()
+            published, newest = await fall_behind(hub, client, seed), {}
+            for tick in make_ticks(seed, 200):
+                key = rng.choice(keys)
+                newest[key] = tick
+                hub.publish("feed", tick, key=key)
+                published.append(tick)
+                await end_turn()
+            hub.publish("feed", LAST)
+            received = payloads(await raw.read_to(LAST))
+            assert_subsequence(received, [*published, LAST])
+            assert {newest[key] for key in keys} <= set(received)
+            assert client.missed.conflated > 0
+            assert_subsequence(payloads(await steady.read_to(LAST)), [*published, LAST])
+        await get_on_window(hub, raw)

@@ -94,23 +94,20 @@ def decide(request):
 
 
 @pytest.mark.parametrize("status", REQUESTS)
-def test_an_answer_of_the_table_is_given_with_the_header_that_it_names(run, status):
-    async def scenario():
-        hub = Hub(max_channels=1)
-        hub.authorize(decide)
-        async with serving(
-            hub, page=True, max_connections_per_address=1, forwarded_allow_ips=["127.0.0.1"],
-            handshake_seconds=0.05 if status == 408 else 60,
-        ) as server:
-            with closing(await RawClient.connect(server.port, X_Forwarded_For="203.0.113.7")):
-                with closing(await RawClient.connect_tcp(server.port)) as client:
-                    await client.send(REQUESTS[status])
-                    head = await client.read_head()
-        assert head.startswith(f"HTTP/1.1 {status} ")
-        for header in re.findall(r"`([\w-]+: [^`]+)`", MEANINGS[status]):
-            assert header in head.split("\r\n")
-
-    run(scenario())
+async def test_an_answer_of_the_table_is_given_with_the_header_that_it_names(status):
+    hub = Hub(max_channels=1)
+    hub.authorize(decide)
+    async with serving(
+        hub, page=True, max_connections_per_address=1, forwarded_allow_ips=["127.0.0.1"],
+        handshake_seconds=0.05 if status == 408 else 60,
+    ) as server:
+        with closing(await RawClient.connect(server.port, X_Forwarded_For="203.0.113.7")):
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(REQUESTS[status])
+                head = await client.read_head()
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    for header in re.findall(r"`([\w-]+: [^`]+)`", MEANINGS[status]):
+        assert header in head.split("\r\n")
 
 
 def test_every_answer_of_the_table_is_tried():

@@ -214,31 +214,25 @@ async def negotiated(port, *lines):
     ],
     ids=["none", "one", "two lines", "three lines", "declined"],
 )
-def test_the_header_may_come_in_several_lines(run, lines, answer):
-    async def scenario():
-        async with serve(Hub(), compression="deflate", client_no_context_takeover=False) as server:
-            expected = [f"Sec-WebSocket-Extensions: {value}" for value in answer]
-            assert await negotiated(server.port, *lines) == expected
-
-    run(scenario())
+async def test_the_header_may_come_in_several_lines(lines, answer):
+    async with serve(Hub(), compression="deflate", client_no_context_takeover=False) as server:
+        expected = [f"Sec-WebSocket-Extensions: {value}" for value in answer]
+        assert await negotiated(server.port, *lines) == expected
 
 
 @pytest.mark.parametrize("compression", ["off", "deflate", "window"])
 @pytest.mark.parametrize("header", ["", "permessage-deflate;", 'x; y="', "a b"])
-def test_a_malformed_header_is_refused_with_400_whatever_the_server_compresses(run, header, compression):
-    async def scenario():
-        async with serve(Hub(), compression=compression) as server:
-            status, _, body = await ask(server.port, handshake(Sec_WebSocket_Extensions=header))
-            assert status == 400
-            assert body == b"Sec-WebSocket-Extensions must be a list of extensions and their parameters\n"
-            assert server.stats()["responses"] == {400: 1}
-
-    run(scenario())
+async def test_a_malformed_header_is_refused_with_400_whatever_the_server_compresses(header, compression):
+    async with serve(Hub(), compression=compression) as server:
+        status, _, body = await ask(server.port, handshake(Sec_WebSocket_Extensions=header))
+        assert status == 400
+        assert body == b"Sec-WebSocket-Extensions must be a list of extensions and their parameters\n"
+        assert server.stats()["responses"] == {400: 1}
 
 
 @pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("compression", ["off", "deflate", "window"])
-def test_the_client_knows_what_was_negotiated_and_the_server_counts_it(run, compression, asks):
+async def test_the_client_knows_what_was_negotiated_and_the_server_counts_it(compression, asks):
     expected = {
         None: "off",
         "permessage-foo": "off",
@@ -247,47 +241,41 @@ def test_the_client_knows_what_was_negotiated_and_the_server_counts_it(run, comp
         "permessage-deflate; server_no_context_takeover": "off" if compression == "off" else "deflate",
     }
 
-    async def scenario():
-        hub = Hub()
-        connected = []
-        hub.on_connect(connected.append)
-        counted = {"off": 0, "deflate": 0, "window": 0}
-        async with serve(hub, compression=compression, client_no_context_takeover=asks) as server:
+    hub = Hub()
+    connected = []
+    hub.on_connect(connected.append)
+    counted = {"off": 0, "deflate": 0, "window": 0}
+    async with serve(hub, compression=compression, client_no_context_takeover=asks) as server:
+        assert server.stats()["compression"] == counted
+        for header, form in expected.items():
+            client = await RawClient.connect(server.port, Sec_WebSocket_Extensions=header)
+            client.close()
+            counted[form] += 1
             assert server.stats()["compression"] == counted
-            for header, form in expected.items():
-                client = await RawClient.connect(server.port, Sec_WebSocket_Extensions=header)
-                client.close()
-                counted[form] += 1
-                assert server.stats()["compression"] == counted
-            await until(lambda: not hub.stats()["clients"])
-            assert server.stats()["compression"] == counted     # a counter: nobody has been taken away
-        offered = [Deflate(False, asks, None), Deflate(False, asks, 12), Deflate(True, asks, None)]
-        assert [client.deflate for client in connected] == [None, None, *(
-            [None] * 3 if compression == "off" else offered
-        )]
-
-    run(scenario())
+        await until(lambda: not hub.stats()["clients"])
+        assert server.stats()["compression"] == counted     # a counter: nobody has been taken away
+    offered = [Deflate(False, asks, None), Deflate(False, asks, 12), Deflate(True, asks, None)]
+    assert [client.deflate for client in connected] == [None, None, *(
+        [None] * 3 if compression == "off" else offered
+    )]
 
 
-def test_a_response_may_name_a_subprotocol_and_an_extension(run):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub, subprotocols=["chat"], compression="window") as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(
-                    handshake("/prices", Sec_WebSocket_Protocol="chat", Sec_WebSocket_Extensions=DEFLATE)
-                )
-                lines = (await client.read_head()).split("\r\n")
-                assert lines.count("Sec-WebSocket-Protocol: chat") == 1
-                assert lines.count(f"Sec-WebSocket-Extensions: {DEFLATE}; {ASKED}") == 1
-                hub.publish("prices", "hi")     # too small to compress
-                assert await client.read_frames(1) == [Frame(TEXT, b"hi")]
-
-    run(scenario())
+async def test_a_response_may_name_a_subprotocol_and_an_extension():
+    hub = Hub()
+    async with serve(hub, subprotocols=["chat"], compression="window") as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(
+                handshake("/prices", Sec_WebSocket_Protocol="chat", Sec_WebSocket_Extensions=DEFLATE)
+            )
+            lines = (await client.read_head()).split("\r\n")
+            assert lines.count("Sec-WebSocket-Protocol: chat") == 1
+            assert lines.count(f"Sec-WebSocket-Extensions: {DEFLATE}; {ASKED}") == 1
+            hub.publish("prices", "hi")     # too small to compress
+            assert await client.read_frames(1) == [Frame(TEXT, b"hi")]
 
 
 @pytest.mark.parametrize("asks", [False, True])
-def test_the_websockets_library_takes_the_answer_to_whatever_it_offers(run, asks):
+async def test_the_websockets_library_takes_the_answer_to_whatever_it_offers(asks):
     """Its client ends a handshake whose answer its offer does not allow."""
     offers = [
         ClientPerMessageDeflateFactory(*parameters)
@@ -299,29 +287,26 @@ def test_the_websockets_library_takes_the_answer_to_whatever_it_offers(run, asks
             (client,) = (client for client in hub.clients() if client.remote_address == connection.local_address)
             return client.deflate, connection.protocol.extensions
 
-    async def scenario():
-        hub = Hub()
-        async with serve(hub, compression="window", client_no_context_takeover=asks) as server:
-            url = f"ws://127.0.0.1:{server.port}/prices"
-            for offer in offers:
-                deflate, extensions = await settle(url, hub, [offer])
-                if offer.server_max_window_bits == 8:
-                    assert (deflate, extensions) == (None, [])
-                    continue
-                (extension,) = extensions
-                assert extension.remote_no_context_takeover == deflate.server_no_context_takeover
-                assert extension.local_no_context_takeover == deflate.client_no_context_takeover
-                assert extension.remote_max_window_bits == (deflate.server_max_window_bits or 15)
-            # And several: the one with a window of 256 bytes is passed over.
-            deflate, (extension,) = await settle(url, hub, [
-                ClientPerMessageDeflateFactory(server_max_window_bits=8),
-                ClientPerMessageDeflateFactory(server_max_window_bits=11, server_no_context_takeover=True),
-                ClientPerMessageDeflateFactory(),
-            ])
-            assert deflate == Deflate(True, asks, 11)
-            assert extension.remote_max_window_bits == 11
-            # A default client is left with what a default server gives.
-            deflate, extensions = await settle(url, hub, [ClientPerMessageDeflateFactory()])
-            assert deflate == Deflate(False, asks, None)
-
-    run(scenario())
+    hub = Hub()
+    async with serve(hub, compression="window", client_no_context_takeover=asks) as server:
+        url = f"ws://127.0.0.1:{server.port}/prices"
+        for offer in offers:
+            deflate, extensions = await settle(url, hub, [offer])
+            if offer.server_max_window_bits == 8:
+                assert (deflate, extensions) == (None, [])
+                continue
+            (extension,) = extensions
+            assert extension.remote_no_context_takeover == deflate.server_no_context_takeover
+            assert extension.local_no_context_takeover == deflate.client_no_context_takeover
+            assert extension.remote_max_window_bits == (deflate.server_max_window_bits or 15)
+        # And several: the one with a window of 256 bytes is passed over.
+        deflate, (extension,) = await settle(url, hub, [
+            ClientPerMessageDeflateFactory(server_max_window_bits=8),
+            ClientPerMessageDeflateFactory(server_max_window_bits=11, server_no_context_takeover=True),
+            ClientPerMessageDeflateFactory(),
+        ])
+        assert deflate == Deflate(True, asks, 11)
+        assert extension.remote_max_window_bits == 11
+        # A default client is left with what a default server gives.
+        deflate, extensions = await settle(url, hub, [ClientPerMessageDeflateFactory()])
+        assert deflate == Deflate(False, asks, None)

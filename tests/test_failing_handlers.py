@@ -84,63 +84,57 @@ def test_a_handler_that_raises_closes_its_client_with_1011_and_hurts_no_other(ru
 
 @pytest.mark.parametrize("on_error_kind", [None, *KINDS])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_on_disconnect_that_raises_is_logged_and_told(run, kind, on_error_kind, caplog):
-    async def scenario():
-        hub = Hub()
-        errors, failed = [], []
+async def test_an_on_disconnect_that_raises_is_logged_and_told(kind, on_error_kind, caplog):
+    hub = Hub()
+    errors, failed = [], []
 
-        def fail(client, disconnect):
-            failed.append(disconnect)
-            raise BugError("a bug")
+    def fail(client, disconnect):
+        failed.append(disconnect)
+        raise BugError("a bug")
 
-        register(hub, "on_disconnect", fail, kind)
+    register(hub, "on_disconnect", fail, kind)
+    if on_error_kind is not None:
+        register(hub, "on_error", lambda client, error: errors.append((client, error)), on_error_kind)
+    async with raw_connections(hub, "/", "/") as (first, other):
+        (client,) = [one for one in hub.clients() if one.remote_address == first.sock.getsockname()]
+        assert await say_goodbye(first) == (1000, "")
+        await until(lambda: caplog.records)
         if on_error_kind is not None:
-            register(hub, "on_error", lambda client, error: errors.append((client, error)), on_error_kind)
-        async with raw_connections(hub, "/", "/") as (first, other):
-            (client,) = [one for one in hub.clients() if one.remote_address == first.sock.getsockname()]
-            assert await say_goodbye(first) == (1000, "")
-            await until(lambda: caplog.records)
-            if on_error_kind is not None:
-                await until(lambda: errors)
-                assert [(who, type(error)) for who, error in errors] == [(client, BugError)]
-            hub.publish("default", "hello")
-            assert await other.read_payloads(1) == [b"hello"]
-            # It had ended before: how it ended stays as it was.
-            assert failed == [client.disconnected] == [(1000, "", "client", "client")]
-            assert [record.handler for record in caplog.records] == ["on_disconnect"]
-            assert isinstance(caplog.records[0].exc_info[1], BugError)
-            assert hub.stats()["disconnects"] == {"client": 1}
-
-    run(scenario())
+            await until(lambda: errors)
+            assert [(who, type(error)) for who, error in errors] == [(client, BugError)]
+        hub.publish("default", "hello")
+        assert await other.read_payloads(1) == [b"hello"]
+        # It had ended before: how it ended stays as it was.
+        assert failed == [client.disconnected] == [(1000, "", "client", "client")]
+        assert [record.handler for record in caplog.records] == ["on_disconnect"]
+        assert isinstance(caplog.records[0].exc_info[1], BugError)
+        assert hub.stats()["disconnects"] == {"client": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_on_error_that_raises_is_logged_only(run, kind, caplog):
-    async def scenario():
-        hub = Hub()
-        calls = []
+async def test_an_on_error_that_raises_is_logged_only(kind, caplog):
+    hub = Hub()
+    calls = []
 
-        def fail(client, message):
-            raise BugError("first")
+    def fail(client, message):
+        raise BugError("first")
 
-        def fail_again(client, error):
-            calls.append(error)
-            raise LookupError("second")
+    def fail_again(client, error):
+        calls.append(error)
+        raise LookupError("second")
 
-        hub.on_message(fail)
-        register(hub, "on_error", fail_again, kind)
-        async with raw_connections(hub, "/", "/") as (first, other):
-            await first.send_frame(TEXT, b"x")
-            await first.send_frame(CLOSE, close_payload(1011))
-            assert await first.read_close() == (1011, "internal error")
-            await until(lambda: len(caplog.records) == 2)
-            hub.publish("default", "hello")
-            assert await other.read_payloads(1) == [b"hello"]
-        assert len(calls) == 1
-        assert [record.handler for record in caplog.records] == ["on_message", "on_error"]
-        assert [type(record.exc_info[1]) for record in caplog.records] == [BugError, LookupError]
-
-    run(scenario())
+    hub.on_message(fail)
+    register(hub, "on_error", fail_again, kind)
+    async with raw_connections(hub, "/", "/") as (first, other):
+        await first.send_frame(TEXT, b"x")
+        await first.send_frame(CLOSE, close_payload(1011))
+        assert await first.read_close() == (1011, "internal error")
+        await until(lambda: len(caplog.records) == 2)
+        hub.publish("default", "hello")
+        assert await other.read_payloads(1) == [b"hello"]
+    assert len(calls) == 1
+    assert [record.handler for record in caplog.records] == ["on_message", "on_error"]
+    assert [type(record.exc_info[1]) for record in caplog.records] == [BugError, LookupError]
 
 
 def test_an_on_error_may_return_anything(run, caplog):
@@ -162,29 +156,26 @@ def test_an_on_error_may_return_anything(run, caplog):
     assert [record.handler for record in caplog.records] == ["on_message"]
 
 
-def test_an_async_handler_that_fails_is_not_called_for_what_waits_in_the_inbox(run):
-    async def scenario():
-        hub = Hub()
-        go_on, handled, told = asyncio.Event(), [], []
+async def test_an_async_handler_that_fails_is_not_called_for_what_waits_in_the_inbox():
+    hub = Hub()
+    go_on, handled, told = asyncio.Event(), [], []
 
-        @hub.on_message
-        async def work(client, message):
-            handled.append(message)
-            await go_on.wait()
-            raise BugError("a bug")
+    @hub.on_message
+    async def work(client, message):
+        handled.append(message)
+        await go_on.wait()
+        raise BugError("a bug")
 
-        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
-        async with raw_connections(hub, "/") as raw:
-            await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2") + client_frame(PING, b""))
-            assert await raw.read_frames(1) == [Frame(PONG, b"")]
-            go_on.set()
-            assert (await raw.read_frames(1))[0].payload[:2] == close_payload(1011)
-            await raw.send_frame(CLOSE, close_payload(1011))
-            await until(lambda: told)
-            assert handled == ["1"]
-            assert told == ["handler_error"]
-
-    run(scenario())
+    hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+    async with raw_connections(hub, "/") as raw:
+        await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2") + client_frame(PING, b""))
+        assert await raw.read_frames(1) == [Frame(PONG, b"")]
+        go_on.set()
+        assert (await raw.read_frames(1))[0].payload[:2] == close_payload(1011)
+        await raw.send_frame(CLOSE, close_payload(1011))
+        await until(lambda: told)
+        assert handled == ["1"]
+        assert told == ["handler_error"]
 
 
 def test_a_handler_that_ends_with_cancelled_error_fails_like_any_other(run, caplog):
@@ -237,23 +228,20 @@ def test_a_handler_that_fails_after_its_client_has_gone_is_logged_and_the_end_is
     assert [record.handler for record in caplog.records] == ["on_message"]
 
 
-def test_a_handler_that_closes_its_client_and_then_raises_closes_it_once(run):
-    async def scenario():
-        hub = Hub()
+async def test_a_handler_that_closes_its_client_and_then_raises_closes_it_once():
+    hub = Hub()
 
-        @hub.on_message
-        def close_and_fail(client, message):
-            client.close(4000, "first")
-            raise BugError("then this")
+    @hub.on_message
+    def close_and_fail(client, message):
+        client.close(4000, "first")
+        raise BugError("then this")
 
-        async with raw_connections(hub, "/") as raw:
-            await raw.send_frame(TEXT, b"x")
-            await raw.send_frame(CLOSE, close_payload(4000))
-            assert await raw.read_close() == (4000, "first")
-            await until(lambda: hub.stats()["clients"] == 0)
-            assert hub.stats()["disconnects"] == {"application": 1}
-
-    run(scenario())
+    async with raw_connections(hub, "/") as raw:
+        await raw.send_frame(TEXT, b"x")
+        await raw.send_frame(CLOSE, close_payload(4000))
+        assert await raw.read_close() == (4000, "first")
+        await until(lambda: hub.stats()["clients"] == 0)
+        assert hub.stats()["disconnects"] == {"application": 1}
 
 
 @no_exception
@@ -326,28 +314,25 @@ def test_what_the_last_handlers_raise_is_logged_though_it_is_no_exception(run, e
 
 
 @no_exception
-def test_the_end_of_a_client_that_waits_behind_a_handler_that_fails_is_told_once(run, make_error):
-    async def scenario():
-        hub = Hub()
-        go_on, handled, told = asyncio.Event(), [], []
+async def test_the_end_of_a_client_that_waits_behind_a_handler_that_fails_is_told_once(make_error):
+    hub = Hub()
+    go_on, handled, told = asyncio.Event(), [], []
 
-        @hub.on_message
-        async def work(client, message):
-            handled.append(message)
-            await go_on.wait()
-            raise make_error()
+    @hub.on_message
+    async def work(client, message):
+        handled.append(message)
+        await go_on.wait()
+        raise make_error()
 
-        hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
-        async with raw_connections(hub, "/") as raw:
-            await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2"))
-            assert await say_goodbye(raw) == (1000, "")
-            await until(lambda: hub.stats()["clients"] == 0)
-            assert told == []
-            go_on.set()
-            await until(lambda: told)
-        assert (handled, told) == (["1"], ["client"])
-
-    run(scenario())
+    hub.on_disconnect(lambda client, disconnect: told.append(disconnect.cause))
+    async with raw_connections(hub, "/") as raw:
+        await raw.send(client_frame(TEXT, b"1") + client_frame(TEXT, b"2"))
+        assert await say_goodbye(raw) == (1000, "")
+        await until(lambda: hub.stats()["clients"] == 0)
+        assert told == []
+        go_on.set()
+        await until(lambda: told)
+    assert (handled, told) == (["1"], ["client"])
 
 
 def test_a_handler_that_fails_in_another_way_while_it_is_cancelled_is_logged_and_the_end_is_told(run, caplog):
@@ -398,26 +383,23 @@ def test_a_handler_that_outlives_its_client_is_logged_and_on_disconnect_waits_fo
     assert (record.event, record.levelno, record.handler) == ("handler_outlives_client", logging.WARNING, "on_connect")
 
 
-def test_a_client_whose_on_connect_fails_behind_an_async_hook_is_closed_and_counted(run):
-    async def scenario():
-        hub = Hub()
+async def test_a_client_whose_on_connect_fails_behind_an_async_hook_is_closed_and_counted():
+    hub = Hub()
 
-        @hub.authorize
-        async def decide(request):
-            await asyncio.sleep(0)
+    @hub.authorize
+    async def decide(request):
+        await asyncio.sleep(0)
 
-        @hub.on_connect
-        def fail(client):
-            raise Panic
+    @hub.on_connect
+    def fail(client):
+        raise Panic
 
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port)) as raw:
-                await raw.send_frame(CLOSE, close_payload(1011))
-                assert await raw.read_close() == (1011, "internal error")
-                assert server.stats()["responses"] == {101: 1}
-                await until(lambda: hub.stats()["clients"] == 0)
-
-    run(scenario())
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port)) as raw:
+            await raw.send_frame(CLOSE, close_payload(1011))
+            assert await raw.read_close() == (1011, "internal error")
+            assert server.stats()["responses"] == {101: 1}
+            await until(lambda: hub.stats()["clients"] == 0)
 
 
 def test_a_logging_handler_that_raises_keeps_no_client_from_its_1011(run, capsys):

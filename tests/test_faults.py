@@ -122,126 +122,108 @@ def raises():
     raise Bug
 
 
-def test_a_sweep_that_fails_is_reported_and_tried_again(run, on_log):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/x") as (raw, _):
-            records = on_log()
-            channel = hub.channel("x")
+async def test_a_sweep_that_fails_is_reported_and_tried_again(on_log):
+    hub = Hub()
+    async with connections(hub, "/x") as (raw, _):
+        records = on_log()
+        channel = hub.channel("x")
 
-            def publish_and_raise():
-                channel.publish("2")
-                raise Bug
+        def publish_and_raise():
+            channel.publish("2")
+            raise Bug
 
-            channel.publish("1")
-            flush = channel._flush(None, publish_and_raise)
-            assert await raw.read_payloads(2) == [b"1", b"2"]
-            assert [record.exc_info[0] for record in records] == [Bug]
-            channel.publish("3")
-            assert await raw.read_payloads(1) == [b"3"]
-            assert channel._finish_flush(flush)[0] == 1
-
-    run(scenario())
+        channel.publish("1")
+        flush = channel._flush(None, publish_and_raise)
+        assert await raw.read_payloads(2) == [b"1", b"2"]
+        assert [record.exc_info[0] for record in records] == [Bug]
+        channel.publish("3")
+        assert await raw.read_payloads(1) == [b"3"]
+        assert channel._finish_flush(flush)[0] == 1
 
 
-def test_a_publish_that_sweeps_at_once_does_not_raise_for_what_fails_there(run, on_log):
-    async def scenario():
-        hub = Hub()
-        hub.configure("x", max_unswept_bytes=1)
-        async with connections(hub, "/x") as (raw, _):
-            records = on_log()
-            channel = hub.channel("x")
-            flush = channel._flush(None, raises)    # waits for nothing: called by the next sweep
-            assert channel.publish("1") == 1
-            assert await raw.read_payloads(1) == [b"1"]
-            await until(lambda: records)
-            assert [record.exc_info[0] for record in records] == [Bug]
-            assert channel._finish_flush(flush)[0] == 0
-
-    run(scenario())
+async def test_a_publish_that_sweeps_at_once_does_not_raise_for_what_fails_there(on_log):
+    hub = Hub()
+    hub.configure("x", max_unswept_bytes=1)
+    async with connections(hub, "/x") as (raw, _):
+        records = on_log()
+        channel = hub.channel("x")
+        flush = channel._flush(None, raises)    # waits for nothing: called by the next sweep
+        assert channel.publish("1") == 1
+        assert await raw.read_payloads(1) == [b"1"]
+        await until(lambda: records)
+        assert [record.exc_info[0] for record in records] == [Bug]
+        assert channel._finish_flush(flush)[0] == 0
 
 
-def test_a_publish_does_not_raise_when_memory_cannot_be_freed(run, on_log, monkeypatch):
+async def test_a_publish_does_not_raise_when_memory_cannot_be_freed(on_log, monkeypatch):
     monkeypatch.setattr(Hub, "_relieve_logs", lambda hub: raises())
 
-    async def scenario():
-        hub = Hub(max_log_bytes=1000)
-        async with connections(hub, "/x") as (raw, _):
-            records = on_log()
-            assert hub.publish("x", bytes(2000)) == 1
-            assert await raw.read_payloads(1) == [bytes(2000)]
-            await until(lambda: records)
-            assert [record.exc_info[0] for record in records] == [Bug]
-
-    run(scenario())
+    hub = Hub(max_log_bytes=1000)
+    async with connections(hub, "/x") as (raw, _):
+        records = on_log()
+        assert hub.publish("x", bytes(2000)) == 1
+        assert await raw.read_payloads(1) == [bytes(2000)]
+        await until(lambda: records)
+        assert [record.exc_info[0] for record in records] == [Bug]
 
 
 # What `flushed` leaves behind.
 
 
-def test_flushes_may_be_dropped_by_what_another_one_does_when_it_is_done(run):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/x") as (raw, _):
-            channel = hub.channel("x")
-            channel.publish("1")
-            flushes, done = [], []
+async def test_flushes_may_be_dropped_by_what_another_one_does_when_it_is_done():
+    hub = Hub()
+    async with connections(hub, "/x") as (raw, _):
+        channel = hub.channel("x")
+        channel.publish("1")
+        flushes, done = [], []
 
-            def finish(number):
-                done.append(number)
-                if flushes[number] is not None:
-                    channel._finish_flush(flushes[number])
-                if number == 10:
-                    flushes.clear()
-                    flushes.extend([None] * 20)
+        def finish(number):
+            done.append(number)
+            if flushes[number] is not None:
+                channel._finish_flush(flushes[number])
+            if number == 10:
+                flushes.clear()
+                flushes.extend([None] * 20)
 
-            flushes += [channel._flush(None, functools.partial(finish, number)) for number in range(20)]
-            channel._check_flushed()
-            assert done == []
-            assert await raw.read_payloads(1) == [b"1"]
-            assert sorted(done) == [*range(20)]
-            assert await channel.flushed() == Flushed(written=1)
-            check(hub)
-
-    run(scenario())
+        flushes += [channel._flush(None, functools.partial(finish, number)) for number in range(20)]
+        channel._check_flushed()
+        assert done == []
+        assert await raw.read_payloads(1) == [b"1"]
+        assert sorted(done) == [*range(20)]
+        assert await channel.flushed() == Flushed(written=1)
+        check(hub)
 
 
-def test_flushed_that_nobody_awaits_keeps_nothing(run):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
-            await fill(client, lambda: hub.publish("x", numbered(1)))
-            channel = weakref.ref(hub.channel("x"))
-            asked = channel().flushed()
-            asked.close()
-            del asked
-            client.unsubscribe("x")
-            await end_turn()
-            assert channel() is None  # no cycle: no collector was needed
-
-    run(scenario())
+async def test_flushed_that_nobody_awaits_keeps_nothing():
+    hub = Hub()
+    async with connections(hub, "/x", **SMALL_BUFFERS) as (_, client):
+        await fill(client, lambda: hub.publish("x", numbered(1)))
+        channel = weakref.ref(hub.channel("x"))
+        asked = channel().flushed()
+        asked.close()
+        del asked
+        client.unsubscribe("x")
+        await end_turn()
+        assert channel() is None  # no cycle: no collector was needed
 
 
-def test_what_is_flushed_by_a_publish_that_sweeps_at_once_adds_up(run):
-    async def scenario():
-        hub = Hub()
-        hub.configure("x", max_unswept_bytes=1, max_lag_bytes=1, max_burst_bytes=0)
-        async with connections(hub, "/x", "/x", "/x", **SMALL_BUFFERS) as pairs:
-            channel = hub.channel("x")
-            asked = []
-            for number in range(300):
-                channel.publish(numbered(number))
-                asked.append(channel.flushed())
-                if number % 50 == 49:
-                    await end_turn()
-            results = [await flushed for flushed in asked]
-            assert all(sum(flushed) == 3 or flushed == Flushed() for flushed in results)
-            assert results[0] == Flushed(written=3)
-            assert sum(flushed.evicted for flushed in results) > 0
-            written = sum(flushed.written for flushed in results)
-            received = 0
-            for raw, _ in pairs:
-                received += sum(frame.opcode != CLOSE for frame in await raw.read_to_close())
-            assert 0 <= received - written <= 3  # the one in hand when it was evicted came all the same
-
-    run(scenario())
+async def test_what_is_flushed_by_a_publish_that_sweeps_at_once_adds_up():
+    hub = Hub()
+    hub.configure("x", max_unswept_bytes=1, max_lag_bytes=1, max_burst_bytes=0)
+    async with connections(hub, "/x", "/x", "/x", **SMALL_BUFFERS) as pairs:
+        channel = hub.channel("x")
+        asked = []
+        for number in range(300):
+            channel.publish(numbered(number))
+            asked.append(channel.flushed())
+            if number % 50 == 49:
+                await end_turn()
+        results = [await flushed for flushed in asked]
+        assert all(sum(flushed) == 3 or flushed == Flushed() for flushed in results)
+        assert results[0] == Flushed(written=3)
+        assert sum(flushed.evicted for flushed in results) > 0
+        written = sum(flushed.written for flushed in results)
+        received = 0
+        for raw, _ in pairs:
+            received += sum(frame.opcode != CLOSE for frame in await raw.read_to_close())
+        assert 0 <= received - written <= 3  # the one in hand when it was evicted came all the same

@@ -206,24 +206,21 @@ def test_a_new_one_that_died_after_its_word_has_taken_over_and_the_next_one_find
         pass
 
 
-def test_the_old_one_may_die_as_soon_as_it_has_given_the_sockets(run, path):
-    async def scenario():
-        listener = socket.create_server(("127.0.0.1", 0))
-        offer = Offer(path, Listeners([listener]), lambda: None)
-        predecessor = await find_predecessor(path)
-        offer._task.cancel()    # as dead as it can be in this process: its connections are closed
-        await offer.close()
-        listener.close()
-        mine = Listeners(predecessor.sockets)
-        await predecessor.dismiss(mine)     # no error
-        predecessor.close()
-        with contextlib.closing(mine):
-            address = mine.sockets[0].getsockname()
-            client = socket.create_connection(address)      # the kernel's queue is as it was
-            accepted, _ = await asyncio.get_running_loop().sock_accept(mine.sockets[0])
-            close_all([client, accepted])
-
-    run(scenario())
+async def test_the_old_one_may_die_as_soon_as_it_has_given_the_sockets(path):
+    listener = socket.create_server(("127.0.0.1", 0))
+    offer = Offer(path, Listeners([listener]), lambda: None)
+    predecessor = await find_predecessor(path)
+    offer._task.cancel()    # as dead as it can be in this process: its connections are closed
+    await offer.close()
+    listener.close()
+    mine = Listeners(predecessor.sockets)
+    await predecessor.dismiss(mine)     # no error
+    predecessor.close()
+    with contextlib.closing(mine):
+        address = mine.sockets[0].getsockname()
+        client = socket.create_connection(address)      # the kernel's queue is as it was
+        accepted, _ = await asyncio.get_running_loop().sock_accept(mine.sockets[0])
+        close_all([client, accepted])
 
 
 @pytest.mark.parametrize(
@@ -236,20 +233,17 @@ def test_the_old_one_may_die_as_soon_as_it_has_given_the_sockets(run, path):
     ],
     ids=["nothing", "no-json", "another-json", "no-sockets"],
 )
-def test_what_is_no_fastbcast_is_an_error(run, path, monkeypatch, answer, sentence):
+async def test_what_is_no_fastbcast_is_an_error(path, monkeypatch, answer, sentence):
     monkeypatch.setattr(handover, "OFFER_SECONDS", 0.2)
 
-    async def scenario():
-        async def speak(reader, writer):
-            writer.write(answer)
-            writer.close()
-            await writer.wait_closed()
+    async def speak(reader, writer):
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
 
-        async with await asyncio.start_unix_server(speak, path):
-            with pytest.raises(HandoverFailed, match=sentence):
-                await find_predecessor(path)
-
-    run(scenario())
+    async with await asyncio.start_unix_server(speak, path):
+        with pytest.raises(HandoverFailed, match=sentence):
+            await find_predecessor(path)
 
 
 def test_somebody_who_says_nothing_is_not_waited_for(run, path, monkeypatch):
@@ -265,33 +259,27 @@ def test_somebody_who_says_nothing_is_not_waited_for(run, path, monkeypatch):
         run(scenario())
 
 
-def test_a_descriptor_that_does_not_listen_is_refused(run, path):
-    async def scenario():
-        with socket.socket() as sock:
-            place = Listeners()
-            place.bind_file(path, 1)
-            asking = asyncio.create_task(find_predecessor(path))
-            connection, _ = await asyncio.get_running_loop().sock_accept(place.sockets[0])
-            socket.send_fds(connection, [b'{"fastbcast": 1, "files": []}'], [sock.fileno()])
-            with pytest.raises(HandoverFailed, match="is no listening stream socket"):
-                await asking
-            connection.close()
-            place.close()
-
-    run(scenario())
+async def test_a_descriptor_that_does_not_listen_is_refused(path):
+    with socket.socket() as sock:
+        place = Listeners()
+        place.bind_file(path, 1)
+        asking = asyncio.create_task(find_predecessor(path))
+        connection, _ = await asyncio.get_running_loop().sock_accept(place.sockets[0])
+        socket.send_fds(connection, [b'{"fastbcast": 1, "files": []}'], [sock.fileno()])
+        with pytest.raises(HandoverFailed, match="is no listening stream socket"):
+            await asking
+        connection.close()
+        place.close()
 
 
-def test_another_users_process_is_refused(run, path, monkeypatch):
+async def test_another_users_process_is_refused(path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
-    async def scenario():
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as other:
-            other.bind(path)
-            other.listen()
-            with pytest.raises(HandoverFailed, match=r"is of user \d+, not of 12345"):
-                await find_predecessor(path)
-
-    run(scenario())
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.raises(HandoverFailed, match=r"is of user \d+, not of 12345"):
+            await find_predecessor(path)
 
 
 # A rolling restart.

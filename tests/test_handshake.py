@@ -19,18 +19,15 @@ from fastbcast._door import Door
 # What is accepted.
 
 
-def test_the_accept_header_is_what_rfc_6455_computes_for_its_own_example(run):
-    async def scenario():
-        async with serve(Hub()) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ=="))
-                lines = (await client.read_head()).lower().split("\r\n")
-                assert lines[0].startswith("http/1.1 101 ")
-                assert "upgrade: websocket" in lines
-                assert "connection: upgrade" in lines
-                assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in lines
-
-    run(scenario())
+async def test_the_accept_header_is_what_rfc_6455_computes_for_its_own_example():
+    async with serve(Hub()) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake(Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ=="))
+            lines = (await client.read_head()).lower().split("\r\n")
+            assert lines[0].startswith("http/1.1 101 ")
+            assert "upgrade: websocket" in lines
+            assert "connection: upgrade" in lines
+            assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in lines
 
 
 @pytest.mark.parametrize(
@@ -61,78 +58,66 @@ def test_the_accept_header_is_what_rfc_6455_computes_for_its_own_example(run):
         pytest.param(handshake("http://127.0.0.1/prices"), id="absolute form"),
     ],
 )
-def test_a_handshake_as_clients_and_proxies_write_it_is_accepted(run, request_bytes):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(request_bytes)
-                head = (await client.read_head()).lower()
-                assert head.startswith("http/1.1 101 ")
-                assert "sec-websocket-extensions" not in head
-                assert "sec-websocket-protocol" not in head
-                hub.publish("prices", "hello")
-                assert await client.read_frames(1) == [Frame(TEXT, b"hello")]
-
-    run(scenario())
+async def test_a_handshake_as_clients_and_proxies_write_it_is_accepted(request_bytes):
+    hub = Hub()
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(request_bytes)
+            head = (await client.read_head()).lower()
+            assert head.startswith("http/1.1 101 ")
+            assert "sec-websocket-extensions" not in head
+            assert "sec-websocket-protocol" not in head
+            hub.publish("prices", "hello")
+            assert await client.read_frames(1) == [Frame(TEXT, b"hello")]
 
 
-def test_a_handshake_may_arrive_byte_by_byte(run):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for byte in handshake("/prices"):
-                    await client.send(bytes([byte]))
-                    await asyncio.sleep(0)
-                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
-                hub.publish("prices", "hello")
-                assert await client.read_payloads(1) == [b"hello"]
-
-    run(scenario())
+async def test_a_handshake_may_arrive_byte_by_byte():
+    hub = Hub()
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in handshake("/prices"):
+                await client.send(bytes([byte]))
+                await asyncio.sleep(0)
+            assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+            hub.publish("prices", "hello")
+            assert await client.read_payloads(1) == [b"hello"]
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["no hook", "async authorize"])
-def test_frames_sent_together_with_the_handshake_are_not_lost(run, is_async):
-    async def scenario():
-        hub = Hub()
-        received = []
-        hub.on_message(lambda client, message: received.append(message))
-        if is_async:
+async def test_frames_sent_together_with_the_handshake_are_not_lost(is_async):
+    hub = Hub()
+    received = []
+    hub.on_message(lambda client, message: received.append(message))
+    if is_async:
 
-            @hub.authorize
-            async def yields(request):
-                await asyncio.sleep(0)
+        @hub.authorize
+        async def yields(request):
+            await asyncio.sleep(0)
 
-        first, last = client_frame(TEXT, b"first"), client_frame(BINARY, os.urandom(5000))
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake() + first + client_frame(PING, b"?") + last[:3000])
-                assert (await client.read_head()).startswith("HTTP/1.1 101 ")
-                assert await client.read_frames(1) == [Frame(PONG, b"?")]
-                await client.send(last[3000:])
-                await until(lambda: len(received) == 2)
-        assert received[0] == "first"
-        assert len(received[1]) == 5000
-
-    run(scenario())
+    first, last = client_frame(TEXT, b"first"), client_frame(BINARY, os.urandom(5000))
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake() + first + client_frame(PING, b"?") + last[:3000])
+            assert (await client.read_head()).startswith("HTTP/1.1 101 ")
+            assert await client.read_frames(1) == [Frame(PONG, b"?")]
+            await client.send(last[3000:])
+            await until(lambda: len(received) == 2)
+    assert received[0] == "first"
+    assert len(received[1]) == 5000
 
 
-def test_the_websockets_library_talks_to_it(run):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(hub.relay)
-        async with serve(hub) as server:
-            async with websockets.connect(f"ws://127.0.0.1:{server.port}/prices") as client:
-                for message in ("text ü", b"\x00binary", "", b"", "x" * 200, b"y" * 70_000):
-                    await client.send(message)
-                    assert await client.recv() == message
-                await client.send(["in ", "frag", "ments"])
-                assert await client.recv() == "in fragments"
-                await (await client.ping(b"alive"))
-
-    run(scenario())
+async def test_the_websockets_library_talks_to_it():
+    hub = Hub()
+    hub.on_message(hub.relay)
+    async with serve(hub) as server:
+        async with websockets.connect(f"ws://127.0.0.1:{server.port}/prices") as client:
+            for message in ("text ü", b"\x00binary", "", b"", "x" * 200, b"y" * 70_000):
+                await client.send(message)
+                assert await client.recv() == message
+            await client.send(["in ", "frag", "ments"])
+            assert await client.recv() == "in fragments"
+            await (await client.ping(b"alive"))
 
 
 # The subprotocol.
@@ -162,27 +147,21 @@ async def settled_on(port, **headers):
         ("other\r\nSec-WebSocket-Protocol: chat", ["chat"]),
     ],
 )
-def test_the_server_takes_the_first_of_its_subprotocols_that_the_client_offers(run, offered, expected):
-    async def scenario():
-        hub = Hub()
-        connected = []
-        hub.on_connect(connected.append)
-        async with serve(hub, subprotocols=["superchat", "chat"]) as server:
-            assert await settled_on(server.port, Sec_WebSocket_Protocol=offered) == expected
-            await until(lambda: connected)
-            assert connected[0].subprotocol == (expected[0] if expected else None)
-
-    run(scenario())
+async def test_the_server_takes_the_first_of_its_subprotocols_that_the_client_offers(offered, expected):
+    hub = Hub()
+    connected = []
+    hub.on_connect(connected.append)
+    async with serve(hub, subprotocols=["superchat", "chat"]) as server:
+        assert await settled_on(server.port, Sec_WebSocket_Protocol=offered) == expected
+        await until(lambda: connected)
+        assert connected[0].subprotocol == (expected[0] if expected else None)
 
 
-def test_the_websockets_library_agrees_on_a_subprotocol(run):
-    async def scenario():
-        async with serve(Hub(), subprotocols=["chat"]) as server:
-            url = f"ws://127.0.0.1:{server.port}/prices"
-            async with websockets.connect(url, subprotocols=["other", "chat"]) as client:
-                assert client.subprotocol == "chat"
-
-    run(scenario())
+async def test_the_websockets_library_agrees_on_a_subprotocol():
+    async with serve(Hub(), subprotocols=["chat"]) as server:
+        url = f"ws://127.0.0.1:{server.port}/prices"
+        async with websockets.connect(url, subprotocols=["other", "chat"]) as client:
+            assert client.subprotocol == "chat"
 
 
 # The origin.
@@ -204,16 +183,13 @@ def test_the_websockets_library_agrees_on_a_subprotocol(run):
         ("", False),
     ],
 )
-def test_a_page_of_another_origin_is_refused_with_403(run, origin, is_allowed):
-    async def scenario():
-        async with serve(Hub(), origins=["https://example.org", "https://*.example.net:8443"]) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake(Origin=origin))
-                status = (await client.read_head()).split()[1]
-                assert status == ("101" if is_allowed else "403")
-                assert server.stats()["refused"] == ({} if is_allowed else {"origins": 1})
-
-    run(scenario())
+async def test_a_page_of_another_origin_is_refused_with_403(origin, is_allowed):
+    async with serve(Hub(), origins=["https://example.org", "https://*.example.net:8443"]) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake(Origin=origin))
+            status = (await client.read_head()).split()[1]
+            assert status == ("101" if is_allowed else "403")
+            assert server.stats()["refused"] == ({} if is_allowed else {"origins": 1})
 
 
 @pytest.mark.parametrize("hook", ["no hook", "async", "refuses", "async, refuses", "async, fails"])
@@ -311,104 +287,80 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
         pytest.param(b"GET / HTTP/1.1\r\nCookie: " + b"x" * 17_000, 431, id="big head without an end"),
     ],
 )
-def test_a_wrong_handshake_is_answered_with_its_status_and_hurts_nobody(run, request_bytes, status):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub) as server:
-            with closing(await RawClient.connect(server.port, "/prices")) as healthy:
-                answered, headers, body = await ask(server.port, request_bytes)
-                assert answered == status
-                assert headers["connection"].split(", ")[0] == "close"
-                assert int(headers["content-length"]) == len(body)
-                assert ("allow" in headers) == (status == 405)
-                assert headers.get("sec-websocket-version") == ("13" if status == 426 else None)
-                assert hub.stats()["clients"] == 1
-                hub.publish("prices", "hello")
-                assert await healthy.read_payloads(1) == [b"hello"]
-
-    run(scenario())
+async def test_a_wrong_handshake_is_answered_with_its_status_and_hurts_nobody(request_bytes, status):
+    hub = Hub()
+    async with serve(hub) as server:
+        with closing(await RawClient.connect(server.port, "/prices")) as healthy:
+            answered, headers, body = await ask(server.port, request_bytes)
+            assert answered == status
+            assert headers["connection"].split(", ")[0] == "close"
+            assert int(headers["content-length"]) == len(body)
+            assert ("allow" in headers) == (status == 405)
+            assert headers.get("sec-websocket-version") == ("13" if status == 426 else None)
+            assert hub.stats()["clients"] == 1
+            hub.publish("prices", "hello")
+            assert await healthy.read_payloads(1) == [b"hello"]
 
 
-def test_405_says_what_is_allowed(run):
-    async def scenario():
-        async with serve(Hub()) as server:
-            _, headers, _ = await ask(server.port, get(method="PUT"))
-            assert headers["allow"] == "GET, HEAD"
-
-    run(scenario())
+async def test_405_says_what_is_allowed():
+    async with serve(Hub()) as server:
+        _, headers, _ = await ask(server.port, get(method="PUT"))
+        assert headers["allow"] == "GET, HEAD"
 
 
-def test_426_names_the_protocol_to_upgrade_to(run):
-    async def scenario():
-        async with serve(Hub()) as server:  # RFC 9110 section 15.5.22: the response MUST have an Upgrade header
-            for request in (handshake(Sec_WebSocket_Version="8"), get()):
-                status, headers, _ = await ask(server.port, request)
-                assert status == 426
-                assert headers.get("upgrade", "").lower() == "websocket"
-
-    run(scenario())
+async def test_426_names_the_protocol_to_upgrade_to():
+    async with serve(Hub()) as server:  # RFC 9110 section 15.5.22: the response MUST have an Upgrade header
+        for request in (handshake(Sec_WebSocket_Version="8"), get()):
+            status, headers, _ = await ask(server.port, request)
+            assert status == 426
+            assert headers.get("upgrade", "").lower() == "websocket"
 
 
 @pytest.mark.parametrize("length", [255, 256])
-def test_a_channel_name_may_have_255_bytes(run, length):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake("/" + "x" * length))
-                assert ("101" in (await client.read_head()).split("\r\n")[0]) == (length == 255)
-
-    run(scenario())
+async def test_a_channel_name_may_have_255_bytes(length):
+    hub = Hub()
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake("/" + "x" * length))
+            assert ("101" in (await client.read_head()).split("\r\n")[0]) == (length == 255)
 
 
-def test_the_head_may_have_exactly_max_head_bytes(run):
-    async def scenario():
-        head_bytes = len(handshake(Cookie="")) - 4  # without the blank line that ends it
-        async with serve(Hub(), max_head_bytes=head_bytes + 100) as server:
-            with closing(await RawClient.connect(server.port, Cookie="x" * 100)):
-                pass
-            status, _, _ = await ask(server.port, handshake(Cookie="x" * 101))
-            assert status == 431
-
-    run(scenario())
+async def test_the_head_may_have_exactly_max_head_bytes():
+    head_bytes = len(handshake(Cookie="")) - 4  # without the blank line that ends it
+    async with serve(Hub(), max_head_bytes=head_bytes + 100) as server:
+        with closing(await RawClient.connect(server.port, Cookie="x" * 100)):
+            pass
+        status, _, _ = await ask(server.port, handshake(Cookie="x" * 101))
+        assert status == 431
 
 
-def test_the_head_may_have_exactly_max_head_lines(run):
-    async def scenario():
-        head_lines = len(handshake().splitlines()) - 1  # without the blank line that ends it
-        async with serve(Hub(), max_head_lines=head_lines) as server:
-            with closing(await RawClient.connect(server.port)):
-                pass
-            status, _, _ = await ask(server.port, handshake(Cookie="x"))
-            assert status == 431
-            assert server.stats()["refused"] == {"max_head_lines": 1}
-
-    run(scenario())
+async def test_the_head_may_have_exactly_max_head_lines():
+    head_lines = len(handshake().splitlines()) - 1  # without the blank line that ends it
+    async with serve(Hub(), max_head_lines=head_lines) as server:
+        with closing(await RawClient.connect(server.port)):
+            pass
+        status, _, _ = await ask(server.port, handshake(Cookie="x"))
+        assert status == 431
+        assert server.stats()["refused"] == {"max_head_lines": 1}
 
 
 @pytest.mark.parametrize("start", [b"", handshake()[:-2]], ids=["nothing sent", "never ended"])
-def test_a_handshake_that_never_ends_is_answered_with_408(run, start):
-    async def scenario():
-        async with serve(Hub(), handshake_seconds=0.05) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(start)
-                status, _, _ = await answer_of(client)
-                assert status == 408
-
-    run(scenario())
+async def test_a_handshake_that_never_ends_is_answered_with_408(start):
+    async with serve(Hub(), handshake_seconds=0.05) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(start)
+            status, _, _ = await answer_of(client)
+            assert status == 408
 
 
-def test_a_handshake_that_ended_is_not_cut_off_by_the_deadline(run):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub, handshake_seconds=0.05) as server:
-            with closing(await RawClient.connect(server.port)) as client:
-                with closing(await RawClient.connect_tcp(server.port)) as late:  # entered later, so it is overdue later
-                    assert (await answer_of(late))[0] == 408
-                hub.publish("default", "still here")
-                assert await client.read_payloads(1) == [b"still here"]
-
-    run(scenario())
+async def test_a_handshake_that_ended_is_not_cut_off_by_the_deadline():
+    hub = Hub()
+    async with serve(hub, handshake_seconds=0.05) as server:
+        with closing(await RawClient.connect(server.port)) as client:
+            with closing(await RawClient.connect_tcp(server.port)) as late:  # entered later, so it is overdue later
+                assert (await answer_of(late))[0] == 408
+            hub.publish("default", "still here")
+            assert await client.read_payloads(1) == [b"still here"]
 
 
 @pytest.mark.parametrize("vanish", [RawClient.close, RawClient.reset], ids=["fin", "rst"])
@@ -430,12 +382,9 @@ def test_a_client_that_vanishes_in_its_handshake_is_no_news(run, vanish, caplog)
     assert caplog.records == []
 
 
-def test_half_a_handshake_and_the_end_of_the_stream_closes_the_connection(run):
-    async def scenario():
-        async with serve(Hub(), handshake_seconds=60) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake()[:40])
-                client.sock.shutdown(socket.SHUT_WR)
-                assert await client.receive() is False
-
-    run(scenario())
+async def test_half_a_handshake_and_the_end_of_the_stream_closes_the_connection():
+    async with serve(Hub(), handshake_seconds=60) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake()[:40])
+            client.sock.shutdown(socket.SHUT_WR)
+            assert await client.receive() is False

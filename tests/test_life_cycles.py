@@ -47,79 +47,64 @@ def open_descriptors():
 
 
 @pytest.mark.parametrize("again", AGAIN)
-def test_what_serve_returns_is_refused_the_second_time_while_the_first_goes_on(run, again):
-    async def scenario():
-        hub = Hub()
-        for begin in ("await", "enter"):
-            serving = serve(hub)
-            server = await serving if begin == "await" else await serving.__aenter__()
-            before = open_descriptors()
-            with pytest.raises(RuntimeError, match=r"call serve\(\.\.\.\) again"):
-                await AGAIN[again](serving)
-            assert open_descriptors() == before
-            await check_it_serves(hub, server)
-            await server.close()
-            with pytest.raises(RuntimeError, match=r"call serve\(\.\.\.\) again"):
-                await AGAIN[again](serving)
-        async with serve(hub) as server:
-            await check_it_serves(hub, server)
-
-    run(scenario())
+async def test_what_serve_returns_is_refused_the_second_time_while_the_first_goes_on(again):
+    hub = Hub()
+    for begin in ("await", "enter"):
+        serving = serve(hub)
+        server = await serving if begin == "await" else await serving.__aenter__()
+        before = open_descriptors()
+        with pytest.raises(RuntimeError, match=r"call serve\(\.\.\.\) again"):
+            await AGAIN[again](serving)
+        assert open_descriptors() == before
+        await check_it_serves(hub, server)
+        await server.close()
+        with pytest.raises(RuntimeError, match=r"call serve\(\.\.\.\) again"):
+            await AGAIN[again](serving)
+    async with serve(hub) as server:
+        await check_it_serves(hub, server)
 
 
-def test_of_two_that_start_a_server_at_once_one_is_refused(run):
-    async def scenario():
-        hub = Hub()
-        serving = serve(hub, "localhost")
-        results = await asyncio.gather(start(serving), start(serving), return_exceptions=True)
-        assert [type(result) for result in results] == [type(None), RuntimeError]
-        await serving.__aexit__(None, None, None)
-
-    run(scenario())
+async def test_of_two_that_start_a_server_at_once_one_is_refused():
+    hub = Hub()
+    serving = serve(hub, "localhost")
+    results = await asyncio.gather(start(serving), start(serving), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), RuntimeError]
+    await serving.__aexit__(None, None, None)
 
 
-def test_a_server_whose_address_was_taken_may_be_started_again(run):
-    async def scenario():
-        hub = Hub()
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            serving = serve(hub, "127.0.0.1", taken.getsockname()[1])
-            with pytest.raises(OSError, match="in use"):
-                await serving
-        async with serving as server:
-            await check_it_serves(hub, server)
-
-    run(scenario())
+async def test_a_server_whose_address_was_taken_may_be_started_again():
+    hub = Hub()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        serving = serve(hub, "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            await serving
+    async with serving as server:
+        await check_it_serves(hub, server)
 
 
-def test_a_socket_file_stays_the_first_ones_when_the_second_start_is_refused(run, tmp_path):
-    async def scenario():
-        hub = Hub()
-        path = str(tmp_path / "socket")
-        serving = serve(hub, uds=path)
-        async with serving:
-            with pytest.raises(RuntimeError):
-                await serving
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 ")
-            writer.close()
-            await writer.wait_closed()
-        assert not os.path.exists(path)
-
-    run(scenario())
+async def test_a_socket_file_stays_the_first_ones_when_the_second_start_is_refused(tmp_path):
+    hub = Hub()
+    path = str(tmp_path / "socket")
+    serving = serve(hub, uds=path)
+    async with serving:
+        with pytest.raises(RuntimeError):
+            await serving
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+        writer.close()
+        await writer.wait_closed()
+    assert not os.path.exists(path)
 
 
-def test_a_socket_that_a_server_listens_on_is_refused_to_another(run):
-    async def scenario():
-        hub = Hub()
-        sock = socket.create_server(("127.0.0.1", 0))
-        async with serve(hub, sock=sock) as server:
-            with pytest.raises(RuntimeError, match="a server listens on this socket already"):
-                await serve(hub, sock=[sock])
-            await check_it_serves(hub, server)
-        assert sock.fileno() == -1
-
-    run(scenario())
+async def test_a_socket_that_a_server_listens_on_is_refused_to_another():
+    hub = Hub()
+    sock = socket.create_server(("127.0.0.1", 0))
+    async with serve(hub, sock=sock) as server:
+        with pytest.raises(RuntimeError, match="a server listens on this socket already"):
+            await serve(hub, sock=[sock])
+        await check_it_serves(hub, server)
+    assert sock.fileno() == -1
 
 
 def test_a_hub_of_another_loop_is_refused_before_anything_is_bound():
@@ -139,107 +124,86 @@ def test_a_hub_of_another_loop_is_refused_before_anything_is_bound():
 
 
 @pytest.mark.parametrize("end", ["close", "drain"])
-def test_two_that_end_a_server_at_once_both_wait_until_the_clients_are_gone(run, end):
-    async def scenario():
-        hub = Hub()
-        async with raw_connections(hub, "/") as raw:
-            (client,) = hub.clients()
-            server = server_of(client)
+async def test_two_that_end_a_server_at_once_both_wait_until_the_clients_are_gone(end):
+    hub = Hub()
+    async with raw_connections(hub, "/") as raw:
+        (client,) = hub.clients()
+        server = server_of(client)
 
-            def begin():
-                return asyncio.create_task(server.close() if end == "close" else server.drain(0.05))
+        def begin():
+            return asyncio.create_task(server.close() if end == "close" else server.drain(0.05))
 
-            first = begin()
-            assert (await raw.read_to_close())[0].payload[:2] == close_payload(1001 if end == "close" else 1012)
-            second = begin()
-            closing_too = asyncio.create_task(server.close())
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert [end.done() for end in (first, second, closing_too)] == [False] * 3
-            await raw.send_frame(CLOSE, close_payload(1001))
-            await asyncio.gather(first, second, closing_too)
-            assert server.sockets == ()
-            assert hub.stats()["clients"] == 0
-            assert hub.stats()["disconnects"] == {"going_away": 1}
-
-    run(scenario())
+        first = begin()
+        assert (await raw.read_to_close())[0].payload[:2] == close_payload(1001 if end == "close" else 1012)
+        second = begin()
+        closing_too = asyncio.create_task(server.close())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [end.done() for end in (first, second, closing_too)] == [False] * 3
+        await raw.send_frame(CLOSE, close_payload(1001))
+        await asyncio.gather(first, second, closing_too)
+        assert server.sockets == ()
+        assert hub.stats()["clients"] == 0
+        assert hub.stats()["disconnects"] == {"going_away": 1}
 
 
-def test_a_drain_that_is_cancelled_may_be_begun_again(run):
-    async def scenario():
-        server = await serve(Hub())
-        with closing(await RawClient.connect_tcp(server.port)) as undecided:
-            await until(lambda: server.stats()["handshakes"])
-            first, second = (asyncio.create_task(server.drain(over)) for over in (3600, 0))
-            await until(lambda: not server.sockets)
-            first.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await first
-            await second
-            assert await undecided.read_to_end() == []
-
-    run(scenario())
+async def test_a_drain_that_is_cancelled_may_be_begun_again():
+    server = await serve(Hub())
+    with closing(await RawClient.connect_tcp(server.port)) as undecided:
+        await until(lambda: server.stats()["handshakes"])
+        first, second = (asyncio.create_task(server.drain(over)) for over in (3600, 0))
+        await until(lambda: not server.sockets)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await second
+        assert await undecided.read_to_end() == []
 
 
-def test_a_server_that_was_never_started_may_be_closed_and_then_started(run):
-    async def scenario():
-        hub = Hub()
-        serving = serve(hub)
-        await serving.__aexit__(None, None, None)
-        async with serving as server:
-            await check_it_serves(hub, server)
-
-    run(scenario())
+async def test_a_server_that_was_never_started_may_be_closed_and_then_started():
+    hub = Hub()
+    serving = serve(hub)
+    await serving.__aexit__(None, None, None)
+    async with serving as server:
+        await check_it_serves(hub, server)
 
 
-def test_a_socket_that_does_not_listen_is_refused(run):
-    async def scenario():
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            with pytest.raises(ValueError, match="does not listen"):
-                await serve(Hub(), sock=sock)
-
-    run(scenario())
+async def test_a_socket_that_does_not_listen_is_refused():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(ValueError, match="does not listen"):
+            await serve(Hub(), sock=sock)
 
 
-def test_a_server_whose_listening_socket_the_application_has_closed_closes_its_clients_all_the_same(run):
-    async def scenario():
-        hub = Hub()
-        async with raw_connections(hub, "/") as raw:
-            (client,) = hub.clients()
-            asyncio.get_running_loop().remove_reader(server_of(client).sockets[0].fileno())
-            server_of(client).sockets[0].close()
-            closing_server = asyncio.create_task(server_of(client).close())
-            assert await raw.read_close() == (1001, "going away")
-            await raw.send_frame(CLOSE, close_payload(1001))
-            await closing_server
-
-    run(scenario())
+async def test_a_server_whose_listening_socket_the_application_has_closed_closes_its_clients_all_the_same():
+    hub = Hub()
+    async with raw_connections(hub, "/") as raw:
+        (client,) = hub.clients()
+        asyncio.get_running_loop().remove_reader(server_of(client).sockets[0].fileno())
+        server_of(client).sockets[0].close()
+        closing_server = asyncio.create_task(server_of(client).close())
+        assert await raw.read_close() == (1001, "going away")
+        await raw.send_frame(CLOSE, close_payload(1001))
+        await closing_server
 
 
-def test_a_server_that_does_not_listen_has_no_port(run):
-    async def scenario():
-        server = await serve(Hub())
-        await server.close()
-        with pytest.raises(RuntimeError, match="does not listen"):
-            server.port  # noqa: B018
-
-    run(scenario())
+async def test_a_server_that_does_not_listen_has_no_port():
+    server = await serve(Hub())
+    await server.close()
+    with pytest.raises(RuntimeError, match="does not listen"):
+        server.port  # noqa: B018
 
 
-def test_a_code_that_may_not_be_sent_is_refused_whether_the_client_is_there_or_gone(run):
-    async def scenario():
-        hub = Hub()
-        async with raw_connections(hub, "/") as raw:
-            (client,) = hub.clients()
-            for _ in range(2):
-                with pytest.raises(ValueError, match="99999"):
-                    client.close(99999)
-                if client.disconnected is None:
-                    assert await say_goodbye(raw) == (1000, "")
-                    await until(lambda: hub.stats()["clients"] == 0)
-
-    run(scenario())
+async def test_a_code_that_may_not_be_sent_is_refused_whether_the_client_is_there_or_gone():
+    hub = Hub()
+    async with raw_connections(hub, "/") as raw:
+        (client,) = hub.clients()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="99999"):
+                client.close(99999)
+            if client.disconnected is None:
+                assert await say_goodbye(raw) == (1000, "")
+                await until(lambda: hub.stats()["clients"] == 0)
 
 
 def test_an_authorize_hook_that_cannot_be_called_is_refused():

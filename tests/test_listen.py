@@ -56,49 +56,40 @@ def make_stale(path):
 # Unix sockets.
 
 
-def test_a_unix_socket_is_served_as_a_port_is(run, path):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(lambda client, message: hub.publish("x", message))
-        async with serve(hub, uds=path) as server:
-            assert (server.port, server.host) == (0, None)
-            assert [listener.getsockname() for listener in server.sockets] == [path]
-            async with websockets.unix_connect(path, "ws://localhost/x") as client:
-                await subscribed(hub, "x")
-                (served,) = hub.clients()
-                assert served.remote_address == ""  # as getpeername() has it: such a peer has no address
-                for message in ("text", bytes(1_000_000)):
-                    await client.send(message)
-                    assert await client.recv() == message
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(get("/"))
-            assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
-            writer.close()
-        assert not os.path.exists(path)
-
-    run(scenario())
+async def test_a_unix_socket_is_served_as_a_port_is(path):
+    hub = Hub()
+    hub.on_message(lambda client, message: hub.publish("x", message))
+    async with serve(hub, uds=path) as server:
+        assert (server.port, server.host) == (0, None)
+        assert [listener.getsockname() for listener in server.sockets] == [path]
+        async with websockets.unix_connect(path, "ws://localhost/x") as client:
+            await subscribed(hub, "x")
+            (served,) = hub.clients()
+            assert served.remote_address == ""  # as getpeername() has it: such a peer has no address
+            for message in ("text", bytes(1_000_000)):
+                await client.send(message)
+                assert await client.recv() == message
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(get("/"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 426 ")
+        writer.close()
+    assert not os.path.exists(path)
 
 
-def test_a_dead_servers_file_is_replaced(run, path):
+async def test_a_dead_servers_file_is_replaced(path):
     make_stale(path)
 
-    async def scenario():
-        async with serve(Hub(), uds=path):
-            async with websockets.unix_connect(path):
-                pass
-
-    run(scenario())
+    async with serve(Hub(), uds=path):
+        async with websockets.unix_connect(path):
+            pass
 
 
-def test_a_living_servers_file_is_an_error_and_stays(run, path):
-    async def scenario():
-        async with serve(Hub(), uds=path):
-            with pytest.raises(OSError, match="a server is listening there"):
-                await serve(Hub(), uds=path)
-            async with websockets.unix_connect(path):
-                pass
-
-    run(scenario())
+async def test_a_living_servers_file_is_an_error_and_stays(path):
+    async with serve(Hub(), uds=path):
+        with pytest.raises(OSError, match="a server is listening there"):
+            await serve(Hub(), uds=path)
+        async with websockets.unix_connect(path):
+            pass
 
 
 def test_a_file_that_is_no_socket_is_an_error_and_stays(run, path):
@@ -114,17 +105,14 @@ def test_a_file_that_is_no_socket_is_an_error_and_stays(run, path):
         assert file.read() == "precious"
 
 
-def test_a_file_that_is_another_servers_by_now_is_not_removed(run, path):
-    async def scenario():
-        async with serve(Hub(), uds=path):
-            os.unlink(path)
-            other = await serve(Hub(), uds=path)
-        async with websockets.unix_connect(path):
-            pass
-        await other.close()
-        assert not os.path.exists(path)
-
-    run(scenario())
+async def test_a_file_that_is_another_servers_by_now_is_not_removed(path):
+    async with serve(Hub(), uds=path):
+        os.unlink(path)
+        other = await serve(Hub(), uds=path)
+    async with websockets.unix_connect(path):
+        pass
+    await other.close()
+    assert not os.path.exists(path)
 
 
 def test_the_umask_decides_who_may_connect(run, path):
@@ -156,32 +144,26 @@ def test_of_two_that_start_at_once_one_serves(start, path):
 # Sockets that somebody else has made.
 
 
-def test_a_listening_socket_may_be_given(run):
-    async def scenario():
-        with listening_socket() as listener:
-            port = listener.getsockname()[1]
-            async with serve(Hub(), sock=listener) as server:
-                assert server.port == port
-                async with websockets.connect(f"ws://127.0.0.1:{port}/"):
-                    pass
-            assert listener.fileno() == -1
-
-    run(scenario())
+async def test_a_listening_socket_may_be_given():
+    with listening_socket() as listener:
+        port = listener.getsockname()[1]
+        async with serve(Hub(), sock=listener) as server:
+            assert server.port == port
+            async with websockets.connect(f"ws://127.0.0.1:{port}/"):
+                pass
+        assert listener.fileno() == -1
 
 
-def test_several_listening_sockets_may_be_given(run, path):
-    async def scenario():
-        hub = Hub()
-        listener = listening_socket()
-        async with serve(hub, sock=[listener, listening_socket(socket.AF_UNIX, path)]):
-            async with (
-                websockets.connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/"),
-                websockets.unix_connect(path),
-            ):
-                await subscribed(hub, "default", 2)
-        assert os.path.exists(path)  # whoever made it removes it
-
-    run(scenario())
+async def test_several_listening_sockets_may_be_given(path):
+    hub = Hub()
+    listener = listening_socket()
+    async with serve(hub, sock=[listener, listening_socket(socket.AF_UNIX, path)]):
+        async with (
+            websockets.connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/"),
+            websockets.unix_connect(path),
+        ):
+            await subscribed(hub, "default", 2)
+    assert os.path.exists(path)  # whoever made it removes it
 
 
 def test_one_place_to_listen_is_given(path):

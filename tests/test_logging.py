@@ -51,20 +51,17 @@ def test_no_field_breaks_the_line_or_makes_it_long(format_name, caplog):
     assert len(shown(caplog.records[0], format_name).splitlines()) == 1
 
 
-def test_of_each_event_there_are_a_few_lines_and_then_one_that_counts_the_rest(run, monkeypatch, caplog):
+async def test_of_each_event_there_are_a_few_lines_and_then_one_that_counts_the_rest(monkeypatch, caplog):
     monkeypatch.setattr(log, "WINDOW_SECONDS", 0.05)
 
-    async def scenario():
-        for number in range(25):
-            log_event(logging.ERROR, "sweep_failed", exception=LookupError(), number=number)
-        log_event(logging.ERROR, "evict_failed")
-        assert [record.event for record in caplog.records] == ["sweep_failed"] * 10 + ["evict_failed"]
-        await until(lambda: len(caplog.records) > 11)
-        assert caplog.records[-1].getMessage() == "log_lines_dropped dropped_event=sweep_failed dropped_lines=15"
-        log_event(logging.ERROR, "sweep_failed")
-        assert [record.event for record in caplog.records[11:]] == ["log_lines_dropped", "sweep_failed"]
-
-    run(scenario())
+    for number in range(25):
+        log_event(logging.ERROR, "sweep_failed", exception=LookupError(), number=number)
+    log_event(logging.ERROR, "evict_failed")
+    assert [record.event for record in caplog.records] == ["sweep_failed"] * 10 + ["evict_failed"]
+    await until(lambda: len(caplog.records) > 11)
+    assert caplog.records[-1].getMessage() == "log_lines_dropped dropped_event=sweep_failed dropped_lines=15"
+    log_event(logging.ERROR, "sweep_failed")
+    assert [record.event for record in caplog.records[11:]] == ["log_lines_dropped", "sweep_failed"]
 
 
 def test_without_a_loop_the_next_line_brings_what_was_dropped(monkeypatch, caplog):
@@ -125,20 +122,17 @@ def test_a_payload_that_a_handler_chokes_on_is_not_logged(run, caplog):
     assert SECRET not in caplog.text
 
 
-def test_what_the_loop_reports_is_logged_without_the_arguments_of_its_callbacks(run, caplog):
+async def test_what_the_loop_reports_is_logged_without_the_arguments_of_its_callbacks(caplog):
     def fail(payload):
         raise LookupError(payload)
 
-    async def scenario():
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(log.handle_loop_error)
-        loop.call_soon(fail, SECRET)
-        await until(lambda: caplog.records)
-        assert caplog.records[0].event == "event_loop_error"
-        assert "LookupError" in caplog.text
-        assert SECRET not in caplog.text
-
-    run(scenario())
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log.handle_loop_error)
+    loop.call_soon(fail, SECRET)
+    await until(lambda: caplog.records)
+    assert caplog.records[0].event == "event_loop_error"
+    assert "LookupError" in caplog.text
+    assert SECRET not in caplog.text
 
 
 def test_that_a_connection_has_failed_is_no_news(caplog):

@@ -47,34 +47,28 @@ WRONG_HOSTS = {
 
 
 @pytest.mark.parametrize("lines", WRONG_HOSTS.values(), ids=WRONG_HOSTS)
-def test_whatever_a_request_asks_for_it_has_one_host(run, lines):
+async def test_whatever_a_request_asks_for_it_has_one_host(lines):
     upgrade = handshake(Host=None).split(b"\r\n", 1)[1].decode().split("\r\n")[:-2]
 
-    async def scenario():
-        async with serve(Hub(), page=True) as server:
-            for first_line, more in (
-                ("GET / HTTP/1.1", []),
-                ("HEAD / HTTP/1.1", []),
-                ("GET /?listeners HTTP/1.1", []),
-                ("GET /favicon.ico HTTP/1.1", []),
-                ("GET http://a/ HTTP/1.1", []),
-                ("POST / HTTP/1.1", ["Content-Length: 0"]),
-                ("GET /prices HTTP/1.1", upgrade),
-            ):
-                assert (await ask(server.port, request(first_line, *lines, *more)))[0] == 400, first_line
-
-    run(scenario())
+    async with serve(Hub(), page=True) as server:
+        for first_line, more in (
+            ("GET / HTTP/1.1", []),
+            ("HEAD / HTTP/1.1", []),
+            ("GET /?listeners HTTP/1.1", []),
+            ("GET /favicon.ico HTTP/1.1", []),
+            ("GET http://a/ HTTP/1.1", []),
+            ("POST / HTTP/1.1", ["Content-Length: 0"]),
+            ("GET /prices HTTP/1.1", upgrade),
+        ):
+            assert (await ask(server.port, request(first_line, *lines, *more)))[0] == 400, first_line
 
 
 @pytest.mark.parametrize("host", ["", "a", "a:80", "[::1]:8080", "xn--exmple-cua.org", "a_b.local."])
-def test_a_host_as_clients_write_it_is_accepted(run, host):
-    async def scenario():
-        async with serve(Hub(), page=True) as server:
-            assert (await ask(server.port, page(f"Host: {host}")))[0] == 200
-            with closing(await RawClient.connect(server.port, Host=host)):
-                pass
-
-    run(scenario())
+async def test_a_host_as_clients_write_it_is_accepted(host):
+    async with serve(Hub(), page=True) as server:
+        assert (await ask(server.port, page(f"Host: {host}")))[0] == 200
+        with closing(await RawClient.connect(server.port, Host=host)):
+            pass
 
 
 # The rest of a head.
@@ -127,21 +121,15 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("sent", "status"), ANSWERS.values(), ids=ANSWERS)
-def test_a_request_is_answered_as_http_says(run, sent, status):
-    async def scenario():
-        async with serve(Hub(), page=True, handshake_seconds=FOR_EVER) as server:
-            assert (await ask(server.port, sent))[0] == status
-
-    run(scenario())
+async def test_a_request_is_answered_as_http_says(sent, status):
+    async with serve(Hub(), page=True, handshake_seconds=FOR_EVER) as server:
+        assert (await ask(server.port, sent))[0] == status
 
 
-def test_a_percent_sign_that_begins_no_code_is_itself_as_browsers_send_it(run):
-    async def scenario():
-        async with serve(Hub(), page=True) as server:
-            for path in ("/100%?listeners", "/100%25?listeners"):
-                assert json.loads((await ask(server.port, target(path)))[2])["channel"] == "100%"
-
-    run(scenario())
+async def test_a_percent_sign_that_begins_no_code_is_itself_as_browsers_send_it():
+    async with serve(Hub(), page=True) as server:
+        for path in ("/100%?listeners", "/100%25?listeners"):
+            assert json.loads((await ask(server.port, target(path)))[2])["channel"] == "100%"
 
 
 # RFC 9110 section 7.8: an upgrade that is offered need not be taken up.
@@ -156,24 +144,21 @@ OFFERS = {
 
 
 @pytest.mark.parametrize("lines", OFFERS.values(), ids=OFFERS)
-def test_an_offer_to_speak_another_protocol_is_ignored(run, lines):
-    async def scenario():
-        async with serve(Hub(), page=True) as server:
-            status, headers, body = await ask(server.port, page("Host: a", *lines))
-            assert status == 200
-            assert "upgrade" not in headers
-            assert b"<html" in body
-            _, _, body = await ask(server.port, request("GET /prices?listeners HTTP/1.1", "Host: a", *lines))
-            assert json.loads(body) == {"channel": "prices", "listeners": 0}
-            # llhttp reads no body behind such a head: that is no matter here, and the answer arrives all the same.
-            post = request("POST / HTTP/1.1", "Host: a", *lines, f"Content-Length: {LINGER_BYTES // 2}")
-            assert (await ask(server.port, post + bytes(LINGER_BYTES // 2)))[0] == 405
-        async with serve(Hub()) as server:
-            status, headers, _ = await ask(server.port, page("Host: a", *lines))
-            assert status == 426
-            assert headers["upgrade"] == "websocket"
-
-    run(scenario())
+async def test_an_offer_to_speak_another_protocol_is_ignored(lines):
+    async with serve(Hub(), page=True) as server:
+        status, headers, body = await ask(server.port, page("Host: a", *lines))
+        assert status == 200
+        assert "upgrade" not in headers
+        assert b"<html" in body
+        _, _, body = await ask(server.port, request("GET /prices?listeners HTTP/1.1", "Host: a", *lines))
+        assert json.loads(body) == {"channel": "prices", "listeners": 0}
+        # llhttp reads no body behind such a head: that is no matter here, and the answer arrives all the same.
+        post = request("POST / HTTP/1.1", "Host: a", *lines, f"Content-Length: {LINGER_BYTES // 2}")
+        assert (await ask(server.port, post + bytes(LINGER_BYTES // 2)))[0] == 405
+    async with serve(Hub()) as server:
+        status, headers, _ = await ask(server.port, page("Host: a", *lines))
+        assert status == 426
+        assert headers["upgrade"] == "websocket"
 
 
 # Bytes that no request begins with.
@@ -196,29 +181,23 @@ NO_REQUESTS = {
 
 @pytest.mark.parametrize("is_split", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("sent", NO_REQUESTS.values(), ids=NO_REQUESTS)
-def test_bytes_that_cannot_be_a_request_are_answered_before_the_head_ends(run, sent, is_split):
-    async def scenario():
-        async with serve(Hub(), handshake_seconds=FOR_EVER) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                for part in ([bytes([byte]) for byte in sent] if is_split else [sent]):
-                    await client.send(part)
-                    await asyncio.sleep(0)
-                status, headers, _ = await answer_of(client)
-                assert (status, headers["connection"]) == (400, "close")
-            await until(lambda: not server.doors)
-            assert server.stats()["responses"] == {400: 1}
-
-    run(scenario())
+async def test_bytes_that_cannot_be_a_request_are_answered_before_the_head_ends(sent, is_split):
+    async with serve(Hub(), handshake_seconds=FOR_EVER) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            for part in ([bytes([byte]) for byte in sent] if is_split else [sent]):
+                await client.send(part)
+                await asyncio.sleep(0)
+            status, headers, _ = await answer_of(client)
+            assert (status, headers["connection"]) == (400, "close")
+        await until(lambda: not server.doors)
+        assert server.stats()["responses"] == {400: 1}
 
 
-def test_too_many_lines_are_refused_before_the_head_ends(run):
-    async def scenario():
-        async with serve(Hub(), max_head_lines=3, handshake_seconds=FOR_EVER) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: x\r\n" * 3)
-                assert (await answer_of(client))[0] == 431
-
-    run(scenario())
+async def test_too_many_lines_are_refused_before_the_head_ends():
+    async with serve(Hub(), max_head_lines=3, handshake_seconds=FOR_EVER) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: x\r\n" * 3)
+            assert (await answer_of(client))[0] == 431
 
 
 @pytest.mark.parametrize(
@@ -227,33 +206,27 @@ def test_too_many_lines_are_refused_before_the_head_ends(run):
      b"SSH-2.0-OpenSSH_9.2\r\n", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"],
     ids=["GET", "OPTIONS", "POST with a body", "an SSH banner", "a line of the PROXY protocol"],
 )
-def test_plain_text_on_the_port_of_tls_is_told_so_in_plain_http(run, tls, monkeypatch, sent):
+async def test_plain_text_on_the_port_of_tls_is_told_so_in_plain_http(tls, monkeypatch, sent):
     monkeypatch.setattr(RawClient, "client_tls", None)
 
-    async def scenario():
-        async with serving(Hub(), page=True, handshake_seconds=FOR_EVER) as server:
-            status, _, body = await ask(server.port, sent)
-            assert status == 400
-            assert b"https:// or wss://" in body
-            await until(lambda: not server.doors)
-            assert server.stats()["refused"] == {"tls": 1}
-
-    run(scenario())
+    async with serving(Hub(), page=True, handshake_seconds=FOR_EVER) as server:
+        status, _, body = await ask(server.port, sent)
+        assert status == 400
+        assert b"https:// or wss://" in body
+        await until(lambda: not server.doors)
+        assert server.stats()["refused"] == {"tls": 1}
 
 
 @pytest.mark.parametrize("sent", [b"\x00", b"\x15", b"\r"], ids=["NUL", "an alert", "an empty line"])
-def test_bytes_that_cannot_be_tls_end_the_connection_at_once(run, tls, monkeypatch, sent):
+async def test_bytes_that_cannot_be_tls_end_the_connection_at_once(tls, monkeypatch, sent):
     monkeypatch.setattr(RawClient, "client_tls", None)
 
-    async def scenario():
-        async with serving(Hub(), handshake_seconds=FOR_EVER) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(sent)
-                assert not await client.receive()
-            await until(lambda: not server.doors)
-            assert server.stats()["refused"] == {"tls": 1}
-
-    run(scenario())
+    async with serving(Hub(), handshake_seconds=FOR_EVER) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(sent)
+            assert not await client.receive()
+        await until(lambda: not server.doors)
+        assert server.stats()["refused"] == {"tls": 1}
 
 
 # RFC 9293 section 3.6: a client may send FIN behind its request, and read on.
@@ -268,58 +241,49 @@ def decide_at(hub, event):
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True], ids=["plain", "tls"])
-def test_a_question_with_fin_behind_it_is_answered_when_an_async_hook_has_decided(run, request, is_encrypted):
+async def test_a_question_with_fin_behind_it_is_answered_when_an_async_hook_has_decided(request, is_encrypted):
     if is_encrypted:
         request.getfixturevalue("tls")
 
-    async def scenario():
-        hub = Hub()
-        decided = asyncio.Event()
-        decide_at(hub, decided)
-        async with serving(hub, page=True, authorize_seconds=FOR_EVER) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(get("/prices?listeners"))
-                if is_encrypted:
-                    with pytest.raises(ssl.SSLWantReadError):
-                        client.tls.unwrap()
-                    await asyncio.get_running_loop().sock_sendall(client.sock, client.outgoing.read())
-                client.sock.shutdown(socket.SHUT_WR)
-                with closing(await RawClient.connect_tcp(server.port)) as later:    # the FIN was read before it
-                    await later.send(get())
-                    assert (await answer_of(later))[0] == 200
-                decided.set()
-                status, _, body = await answer_of(client)
-                assert (status, json.loads(body)) == (200, {"channel": "prices", "listeners": 0})
-            await until(lambda: not server.doors)
-
-    run(scenario())
+    hub = Hub()
+    decided = asyncio.Event()
+    decide_at(hub, decided)
+    async with serving(hub, page=True, authorize_seconds=FOR_EVER) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(get("/prices?listeners"))
+            if is_encrypted:
+                with pytest.raises(ssl.SSLWantReadError):
+                    client.tls.unwrap()
+                await asyncio.get_running_loop().sock_sendall(client.sock, client.outgoing.read())
+            client.sock.shutdown(socket.SHUT_WR)
+            with closing(await RawClient.connect_tcp(server.port)) as later:    # the FIN was read before it
+                await later.send(get())
+                assert (await answer_of(later))[0] == 200
+            decided.set()
+            status, _, body = await answer_of(client)
+            assert (status, json.loads(body)) == (200, {"channel": "prices", "listeners": 0})
+        await until(lambda: not server.doors)
 
 
-def test_a_half_closed_question_that_is_never_decided_ends_with_authorize_seconds(run):
-    async def scenario():
-        hub = Hub()
-        authorize_for_ever(hub)
-        async with serve(hub, page=True, authorize_seconds=0.05) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(get("/prices?listeners"))
-                client.sock.shutdown(socket.SHUT_WR)
-                assert (await answer_of(client))[0] == 503
-            await until(lambda: not server.doors)
-
-    run(scenario())
+async def test_a_half_closed_question_that_is_never_decided_ends_with_authorize_seconds():
+    hub = Hub()
+    authorize_for_ever(hub)
+    async with serve(hub, page=True, authorize_seconds=0.05) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(get("/prices?listeners"))
+            client.sock.shutdown(socket.SHUT_WR)
+            assert (await answer_of(client))[0] == 503
+        await until(lambda: not server.doors)
 
 
-def test_a_handshake_with_fin_behind_it_is_that_of_a_client_that_has_left(run):
-    async def scenario():
-        hub = Hub()
-        entered, cancelled = authorize_for_ever(hub)
-        async with serve(hub, authorize_seconds=FOR_EVER) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake())
-                await entered.wait()
-                client.sock.shutdown(socket.SHUT_WR)
-                await cancelled.wait()
-                assert not await client.receive()
-                assert server.stats()["responses"] == {}
-
-    run(scenario())
+async def test_a_handshake_with_fin_behind_it_is_that_of_a_client_that_has_left():
+    hub = Hub()
+    entered, cancelled = authorize_for_ever(hub)
+    async with serve(hub, authorize_seconds=FOR_EVER) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake())
+            await entered.wait()
+            client.sock.shutdown(socket.SHUT_WR)
+            await cancelled.wait()
+            assert not await client.receive()
+            assert server.stats()["responses"] == {}

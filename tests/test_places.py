@@ -107,96 +107,81 @@ def check_order(payloads, places):
     assert len(payloads) == sum(place.count for place in places)
 
 
-def test_a_signal_handler_may_publish_while_the_same_thread_does(run):
-    async def scenario():
-        hub = Hub()
-        main, handler = Place(hub, "main"), Place(hub, "handler")
-        async with connections(hub, "/") as (raw, _):
-            with often_interrupted(handler.publish_some):
-                while main.count < MESSAGES or handler.count < MESSAGES:
-                    for _ in range(10):
-                        main.publish_some()
-                    hub.publish("other", "and the loop's thread its own")
-                    await asyncio.sleep(0)
-            check_order(await raw.read_payloads(main.count + handler.count), (main, handler))
-
-    run(scenario())
-
-
-def test_a_del_that_the_collector_runs_may_publish_in_the_middle_of_a_publish(run):
-    async def scenario():
-        hub = Hub()
-        main, collected = Place(hub, "main"), Place(hub, "collected")
-        async with connections(hub, "/") as (raw, _):
-            with often_collected():
-                while main.count < MESSAGES:
-                    Garbage(collected.publish)
-                    main.publish()
-                    if main.count % 10 == 0:
-                        await asyncio.sleep(0)
-            gc.collect()
-            assert collected.count >= MESSAGES
-            check_order(await raw.read_payloads(main.count + collected.count), (main, collected))
-
-    run(scenario())
-
-
-def test_many_places_at_once_lose_double_and_reorder_nothing(run):
-    async def scenario():
-        hub = Hub()
-        threads = [Place(hub, f"thread-{number}") for number in range(3)]
-        main, handler = Place(hub, "main"), Place(hub, "handler")
-        async with connections(hub, "/") as (raw, _):
-            with often_interrupted(handler.publish_some):
-                publishing = asyncio.gather(*[asyncio.to_thread(place.publish_all) for place in threads])
-                while main.count < MESSAGES or not publishing.done():
+async def test_a_signal_handler_may_publish_while_the_same_thread_does():
+    hub = Hub()
+    main, handler = Place(hub, "main"), Place(hub, "handler")
+    async with connections(hub, "/") as (raw, _):
+        with often_interrupted(handler.publish_some):
+            while main.count < MESSAGES or handler.count < MESSAGES:
+                for _ in range(10):
                     main.publish_some()
+                hub.publish("other", "and the loop's thread its own")
+                await asyncio.sleep(0)
+        check_order(await raw.read_payloads(main.count + handler.count), (main, handler))
+
+
+async def test_a_del_that_the_collector_runs_may_publish_in_the_middle_of_a_publish():
+    hub = Hub()
+    main, collected = Place(hub, "main"), Place(hub, "collected")
+    async with connections(hub, "/") as (raw, _):
+        with often_collected():
+            while main.count < MESSAGES:
+                Garbage(collected.publish)
+                main.publish()
+                if main.count % 10 == 0:
                     await asyncio.sleep(0)
-            places = (*threads, main, handler)
-            check_order(await raw.read_payloads(sum(place.count for place in places)), places)
-            assert hub.stats()["published_messages"] == sum(place.count for place in places)
-
-    run(scenario())
+        gc.collect()
+        assert collected.count >= MESSAGES
+        check_order(await raw.read_payloads(main.count + collected.count), (main, collected))
 
 
-def test_a_loop_that_sleeps_is_woken_by_a_signal_handler(run):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/") as (raw, _):
-            before = signal.signal(signal.SIGUSR1, lambda *_: hub.publish_threadsafe("default", "wake up"))
-            try:
-                reading = asyncio.create_task(raw.read_payloads(1))
-                # In a thread: by then the loop waits for the socket, with nothing else to do.
-                killing = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR1))
-                killing.start()
-                assert await reading == [b"wake up"]
-                killing.join()
-            finally:
-                signal.signal(signal.SIGUSR1, before)
-
-    run(scenario())
+async def test_many_places_at_once_lose_double_and_reorder_nothing():
+    hub = Hub()
+    threads = [Place(hub, f"thread-{number}") for number in range(3)]
+    main, handler = Place(hub, "main"), Place(hub, "handler")
+    async with connections(hub, "/") as (raw, _):
+        with often_interrupted(handler.publish_some):
+            publishing = asyncio.gather(*[asyncio.to_thread(place.publish_all) for place in threads])
+            while main.count < MESSAGES or not publishing.done():
+                main.publish_some()
+                await asyncio.sleep(0)
+        places = (*threads, main, handler)
+        check_order(await raw.read_payloads(sum(place.count for place in places)), places)
+        assert hub.stats()["published_messages"] == sum(place.count for place in places)
 
 
-def test_a_publish_that_is_interrupted_by_an_exception_leaves_the_rest_to_be_published(run):
-    async def scenario():
-        published, errors = [], []
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+async def test_a_loop_that_sleeps_is_woken_by_a_signal_handler():
+    hub = Hub()
+    async with connections(hub, "/") as (raw, _):
+        before = signal.signal(signal.SIGUSR1, lambda *_: hub.publish_threadsafe("default", "wake up"))
+        try:
+            reading = asyncio.create_task(raw.read_payloads(1))
+            # In a thread: by then the loop waits for the socket, with nothing else to do.
+            killing = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR1))
+            killing.start()
+            assert await reading == [b"wake up"]
+            killing.join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
-        def publish(channel, frame, key):
-            if frame == b"1":
-                raise LookupError("of a signal handler, say")
-            published.append(frame)
 
-        queue = PublishQueue(1_000_000, 1.0, publish)
-        queue.bind(loop)
-        for frame in (b"0", b"1", b"2", b"3"):
-            queue.put("default", frame, None)
-        await until(lambda: len(published) == 3)
-        assert published == [b"0", b"2", b"3"]
-        assert [type(error) for error in errors] == [LookupError]
+async def test_a_publish_that_is_interrupted_by_an_exception_leaves_the_rest_to_be_published():
+    published, errors = [], []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
 
-    run(scenario())
+    def publish(channel, frame, key):
+        if frame == b"1":
+            raise LookupError("of a signal handler, say")
+        published.append(frame)
+
+    queue = PublishQueue(1_000_000, 1.0, publish)
+    queue.bind(loop)
+    for frame in (b"0", b"1", b"2", b"3"):
+        queue.put("default", frame, None)
+    await until(lambda: len(published) == 3)
+    assert published == [b"0", b"2", b"3"]
+    assert [type(error) for error in errors] == [LookupError]
 
 
 def test_what_is_published_when_the_loop_is_closed_is_dropped_and_fills_nothing():
@@ -211,28 +196,25 @@ def test_what_is_published_when_the_loop_is_closed_is_dropped_and_fills_nothing(
         hub.publish_threadsafe("default", "nobody is there")
 
 
-def test_a_forked_child_never_waits_for_a_thread_that_it_does_not_have(run):
-    async def scenario():
-        hub = Hub()
-        places = [Place(hub, f"thread-{number}") for number in range(2)]
-        is_over = threading.Event()
+async def test_a_forked_child_never_waits_for_a_thread_that_it_does_not_have():
+    hub = Hub()
+    places = [Place(hub, f"thread-{number}") for number in range(2)]
+    is_over = threading.Event()
 
-        def publish(place):
-            while not is_over.is_set():
-                with contextlib.suppress(PublishQueueFull):
-                    hub.publish_threadsafe("default", place.name)
-                log_event(logging.DEBUG, "from_a_thread")
+    def publish(place):
+        while not is_over.is_set():
+            with contextlib.suppress(PublishQueueFull):
+                hub.publish_threadsafe("default", place.name)
+            log_event(logging.DEBUG, "from_a_thread")
 
-        with often_logged():
-            publishing = asyncio.gather(*[asyncio.to_thread(publish, place) for place in places])
-            async with raw_connections(hub):
-                for _ in range(20):
-                    await asyncio.sleep(0)
-                    assert wait_for_child(fork(hub)) == 0
-            is_over.set()
-            await publishing
-
-    run(scenario())
+    with often_logged():
+        publishing = asyncio.gather(*[asyncio.to_thread(publish, place) for place in places])
+        async with raw_connections(hub):
+            for _ in range(20):
+                await asyncio.sleep(0)
+                assert wait_for_child(fork(hub)) == 0
+        is_over.set()
+        await publishing
 
 
 @contextlib.contextmanager

@@ -178,53 +178,44 @@ def test_whatever_a_client_sends_before_what_a_proxy_appends_changes_nothing(hea
 # On a server.
 
 
-def test_a_client_behind_a_trusted_proxy_has_the_address_that_the_proxy_names(run):
-    async def scenario():
-        hub = Hub()
-        seen, gone = [], []
+async def test_a_client_behind_a_trusted_proxy_has_the_address_that_the_proxy_names():
+    hub = Hub()
+    seen, gone = [], []
 
-        @hub.authorize
-        async def look(request):
-            await asyncio.sleep(0)
-            seen.append(request.remote_address)
+    @hub.authorize
+    async def look(request):
+        await asyncio.sleep(0)
+        seen.append(request.remote_address)
 
-        hub.on_disconnect(lambda client, _: gone.append(client.remote_address))
-        async with serve(hub, forwarded_allow_ips=["127.0.0.1"]) as server:
-            with closing(await RawClient.connect(server.port, X_Forwarded_For="6.6.6.6, 203.0.113.7")):
-                await subscribed(hub, "default")
-                assert next(hub.clients()).remote_address == ("203.0.113.7", 0)
-            await until(lambda: gone)
-            assert seen == gone == [("203.0.113.7", 0)]
-            with closing(await RawClient.connect(server.port)) as direct:
-                assert seen[1] == direct.sock.getsockname()
-            with closing(await RawClient.connect(server.port, X_Forwarded_For="nonsense")) as direct:
-                assert seen[2] == direct.sock.getsockname()
-
-    run(scenario())
+    hub.on_disconnect(lambda client, _: gone.append(client.remote_address))
+    async with serve(hub, forwarded_allow_ips=["127.0.0.1"]) as server:
+        with closing(await RawClient.connect(server.port, X_Forwarded_For="6.6.6.6, 203.0.113.7")):
+            await subscribed(hub, "default")
+            assert next(hub.clients()).remote_address == ("203.0.113.7", 0)
+        await until(lambda: gone)
+        assert seen == gone == [("203.0.113.7", 0)]
+        with closing(await RawClient.connect(server.port)) as direct:
+            assert seen[1] == direct.sock.getsockname()
+        with closing(await RawClient.connect(server.port, X_Forwarded_For="nonsense")) as direct:
+            assert seen[2] == direct.sock.getsockname()
 
 
 @pytest.mark.parametrize("allowed", [[], ["10.0.0.0/8"], ["unix"]], ids=str)
-def test_a_peer_that_is_not_trusted_cannot_name_another_address(run, allowed):
-    async def scenario():
-        hub = Hub()
-        async with serve(hub, forwarded_allow_ips=allowed) as server:
-            headers = {"X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6"}
-            with closing(await RawClient.connect(server.port, **headers)) as raw:
-                await subscribed(hub, "default")
-                assert next(hub.clients()).remote_address == raw.sock.getsockname()
-            assert server.stats()["addresses"] == 0
-
-    run(scenario())
+async def test_a_peer_that_is_not_trusted_cannot_name_another_address(allowed):
+    hub = Hub()
+    async with serve(hub, forwarded_allow_ips=allowed) as server:
+        headers = {"X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6"}
+        with closing(await RawClient.connect(server.port, **headers)) as raw:
+            await subscribed(hub, "default")
+            assert next(hub.clients()).remote_address == raw.sock.getsockname()
+        assert server.stats()["addresses"] == 0
 
 
-def test_plain_requests_are_from_whom_the_proxy_names_too(run):
-    async def scenario():
-        hub = Hub()
-        seen = []
-        hub.authorize(lambda request: seen.append(request.remote_address))
-        async with serve(hub, page=True, forwarded_allow_ips=["*"]) as server:
-            status, _, _ = await ask(server.port, get("/?listeners", Forwarded='for="[2001:db8::7]:1"'))
-            assert status == 200
-        assert seen == [("2001:db8::7", 0, 0, 0)]
-
-    run(scenario())
+async def test_plain_requests_are_from_whom_the_proxy_names_too():
+    hub = Hub()
+    seen = []
+    hub.authorize(lambda request: seen.append(request.remote_address))
+    async with serve(hub, page=True, forwarded_allow_ips=["*"]) as server:
+        status, _, _ = await ask(server.port, get("/?listeners", Forwarded='for="[2001:db8::7]:1"'))
+        assert status == 200
+    assert seen == [("2001:db8::7", 0, 0, 0)]

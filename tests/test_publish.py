@@ -9,20 +9,17 @@ from support import connections, fill
 from fastbcast import FastbcastError, Hub, MessageTooBig
 
 
-def test_seq_counts_from_1_for_each_channel(run):
-    async def scenario():
-        hub = Hub()
-        a, b = hub.channel("a"), hub.channel("b")
-        assert (a.seq, b.seq) == (0, 0)
-        assert [hub.publish("a", "x") for _ in range(3)] == [1, 2, 3]
-        assert [hub.publish("b", "x"), a.publish("x"), b.publish("x")] == [1, 4, 2]
-        assert (a.seq, b.seq) == (4, 2)
-        async with connections(hub, "/a") as (raw, _):
-            assert hub.publish("a", "with a subscriber") == 5
-            assert await raw.read_payloads(1) == [b"with a subscriber"]
-        assert a.publish("without") == 6
-
-    run(scenario())
+async def test_seq_counts_from_1_for_each_channel():
+    hub = Hub()
+    a, b = hub.channel("a"), hub.channel("b")
+    assert (a.seq, b.seq) == (0, 0)
+    assert [hub.publish("a", "x") for _ in range(3)] == [1, 2, 3]
+    assert [hub.publish("b", "x"), a.publish("x"), b.publish("x")] == [1, 4, 2]
+    assert (a.seq, b.seq) == (4, 2)
+    async with connections(hub, "/a") as (raw, _):
+        assert hub.publish("a", "with a subscriber") == 5
+        assert await raw.read_payloads(1) == [b"with a subscriber"]
+    assert a.publish("without") == 6
 
 
 MESSAGES = {
@@ -50,21 +47,18 @@ MESSAGES = {
 
 @pytest.mark.parametrize("way", ["publish", "channel", "publish_threadsafe", "send"])
 @pytest.mark.parametrize(("message", "text", "frame"), MESSAGES.values(), ids=MESSAGES)
-def test_a_message_arrives_as_the_frame_it_stands_for(run, way, message, text, frame):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/") as (raw, client):
-            if way == "publish":
-                assert hub.publish("default", message, text=text) == 1
-            elif way == "channel":
-                assert hub.channel("default").publish(message, text=text) == 1
-            elif way == "publish_threadsafe":
-                assert hub.publish_threadsafe("default", message, text=text) is None
-            else:
-                assert client.send(message, text=text) is True
-            assert await raw.read_frames(1) == [frame]
-
-    run(scenario())
+async def test_a_message_arrives_as_the_frame_it_stands_for(way, message, text, frame):
+    hub = Hub()
+    async with connections(hub, "/") as (raw, client):
+        if way == "publish":
+            assert hub.publish("default", message, text=text) == 1
+        elif way == "channel":
+            assert hub.channel("default").publish(message, text=text) == 1
+        elif way == "publish_threadsafe":
+            assert hub.publish_threadsafe("default", message, text=text) is None
+        else:
+            assert client.send(message, text=text) is True
+        assert await raw.read_frames(1) == [frame]
 
 
 BAD_MESSAGES = {
@@ -85,38 +79,32 @@ BAD_MESSAGES = {
 
 @pytest.mark.parametrize("way", ["publish", "channel", "publish_threadsafe", "send"])
 @pytest.mark.parametrize(("message", "text", "error"), BAD_MESSAGES.values(), ids=BAD_MESSAGES)
-def test_a_message_that_cannot_be_sent_raises_and_nothing_is_queued(run, way, message, text, error):
-    async def scenario():
-        hub = Hub(max_message_bytes=1000)
-        async with connections(hub, "/") as (raw, client):
-            channel = hub.channel("default")
-            assert hub.publish("default", "before") == 1
-            with pytest.raises(error):
-                if way == "publish":
-                    hub.publish("default", message, text=text)
-                elif way == "channel":
-                    channel.publish(message, text=text)
-                elif way == "publish_threadsafe":
-                    hub.publish_threadsafe("default", message, text=text)
-                else:
-                    client.send(message, text=text)
-            assert channel.seq == 1
-            assert hub.publish("default", "after") == 2
-            assert await raw.read_payloads(2) == [b"before", b"after"]
-            assert hub.stats()["published_messages"] == 2
-
-    run(scenario())
+async def test_a_message_that_cannot_be_sent_raises_and_nothing_is_queued(way, message, text, error):
+    hub = Hub(max_message_bytes=1000)
+    async with connections(hub, "/") as (raw, client):
+        channel = hub.channel("default")
+        assert hub.publish("default", "before") == 1
+        with pytest.raises(error):
+            if way == "publish":
+                hub.publish("default", message, text=text)
+            elif way == "channel":
+                channel.publish(message, text=text)
+            elif way == "publish_threadsafe":
+                hub.publish_threadsafe("default", message, text=text)
+            else:
+                client.send(message, text=text)
+        assert channel.seq == 1
+        assert hub.publish("default", "after") == 2
+        assert await raw.read_payloads(2) == [b"before", b"after"]
+        assert hub.stats()["published_messages"] == 2
 
 
-def test_a_message_of_exactly_max_message_bytes_is_sent(run):
-    async def scenario():
-        hub = Hub(max_message_bytes=1000)
-        async with connections(hub, "/") as (raw, _):
-            hub.publish("default", bytes(1000))
-            hub.publish("default", "ü" * 500)
-            assert await raw.read_payloads(2) == [bytes(1000), "ü".encode() * 500]
-
-    run(scenario())
+async def test_a_message_of_exactly_max_message_bytes_is_sent():
+    hub = Hub(max_message_bytes=1000)
+    async with connections(hub, "/") as (raw, _):
+        hub.publish("default", bytes(1000))
+        hub.publish("default", "ü" * 500)
+        assert await raw.read_payloads(2) == [bytes(1000), "ü".encode() * 500]
 
 
 def test_message_too_big_carries_the_facts():
@@ -129,22 +117,19 @@ def test_message_too_big_carries_the_facts():
 
 @pytest.mark.parametrize("way", ["publish", "publish_threadsafe", "send"])
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_scribbling_on_the_buffer_afterwards_changes_nothing(run, way, size):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/", receive_buffer_bytes=4096) as (raw, client):
-            if way == "send":  # also what waits in the Transport
-                await fill(client, lambda: client.send(bytes(100_000)))
-            buffer = bytearray(b"a" * size)
-            {"send": client.send}.get(way, lambda message: getattr(hub, way)("default", message))(buffer)
-            buffer[:] = b"b" * size
-            buffer.extend(b"not exported any more")  # BufferError if somebody held it
-            payloads = []
-            while not payloads or payloads[-1][:1] != b"a":
-                payloads += await raw.read_payloads(1)
-            assert payloads[-1] == b"a" * size
-
-    run(scenario())
+async def test_scribbling_on_the_buffer_afterwards_changes_nothing(way, size):
+    hub = Hub()
+    async with connections(hub, "/", receive_buffer_bytes=4096) as (raw, client):
+        if way == "send":  # also what waits in the Transport
+            await fill(client, lambda: client.send(bytes(100_000)))
+        buffer = bytearray(b"a" * size)
+        {"send": client.send}.get(way, lambda message: getattr(hub, way)("default", message))(buffer)
+        buffer[:] = b"b" * size
+        buffer.extend(b"not exported any more")  # BufferError if somebody held it
+        payloads = []
+        while not payloads or payloads[-1][:1] != b"a":
+            payloads += await raw.read_payloads(1)
+        assert payloads[-1] == b"a" * size
 
 
 def test_a_channel_name_must_be_a_str():
@@ -158,14 +143,11 @@ def test_a_channel_name_must_be_a_str():
             hub.channel(name)
 
 
-def test_many_messages_of_one_turn_arrive_in_order_in_few_sends(run):
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/", "/") as pairs:
-            for number in range(1000):
-                hub.publish("default", str(number))
-            for raw, _ in pairs:
-                assert await raw.read_payloads(1000) == [b"%d" % number for number in range(1000)]
-            assert hub.stats()["sends"] < 50
-
-    run(scenario())
+async def test_many_messages_of_one_turn_arrive_in_order_in_few_sends():
+    hub = Hub()
+    async with connections(hub, "/", "/") as pairs:
+        for number in range(1000):
+            hub.publish("default", str(number))
+        for raw, _ in pairs:
+            assert await raw.read_payloads(1000) == [b"%d" % number for number in range(1000)]
+        assert hub.stats()["sends"] < 50

@@ -46,32 +46,26 @@ def test_the_repr_of_a_request_shows_no_secret():
         (Reject(403), None),
     ],
 )
-def test_a_401_says_which_scheme_it_wants(run, rejection, challenge):
-    async def scenario():
-        hub = Hub()
+async def test_a_401_says_which_scheme_it_wants(rejection, challenge):
+    hub = Hub()
 
-        @hub.authorize
-        def refuse(request):
-            raise rejection
+    @hub.authorize
+    def refuse(request):
+        raise rejection
 
-        async with serve(hub) as server:
-            status, headers, _ = await ask(server.port, handshake())
-            assert (status, headers.get("www-authenticate")) == (rejection.status, challenge)
-
-    run(scenario())
+    async with serve(hub) as server:
+        status, headers, _ = await ask(server.port, handshake())
+        assert (status, headers.get("www-authenticate")) == (rejection.status, challenge)
 
 
-def test_the_headers_of_a_rejection_are_sent(run):
-    async def scenario():
-        hub = Hub()
+async def test_the_headers_of_a_rejection_are_sent():
+    hub = Hub()
 
-        @hub.authorize
-        def refuse(request):
-            raise Reject(503, headers={"Retry-After": "30"})
+    @hub.authorize
+    def refuse(request):
+        raise Reject(503, headers={"Retry-After": "30"})
 
-        async with serve(hub) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as client:
-                await client.send(handshake())
-                assert "Retry-After: 30\r\n" in (await client.read_head()) + "\r\n"
-
-    run(scenario())
+    async with serve(hub) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as client:
+            await client.send(handshake())
+            assert "Retry-After: 30\r\n" in (await client.read_head()) + "\r\n"

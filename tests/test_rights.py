@@ -61,110 +61,89 @@ def test_a_grant_does_not_change_when_what_it_was_made_of_does():
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_grant_sets_identity_and_rights_and_a_bare_identity_restricts_nothing(run, kind):
-    async def scenario():
-        hub = Hub()
+async def test_a_grant_sets_identity_and_rights_and_a_bare_identity_restricts_nothing(kind):
+    hub = Hub()
 
-        def decide(request):
-            return Grant("ada", subscribe=["a*"], publish=["b"]) if request.channel == "a" else "grace"
+    def decide(request):
+        return Grant("ada", subscribe=["a*"], publish=["b"]) if request.channel == "a" else "grace"
 
-        async def decide_later(request):
-            await asyncio.sleep(0)
-            return decide(request)
+    async def decide_later(request):
+        await asyncio.sleep(0)
+        return decide(request)
 
-        hub.authorize(decide if kind == "sync" else decide_later)
-        async with connections(hub, "/a", "/c") as [(_, ada), (_, grace)]:
-            assert (ada.identity, grace.identity) == ("ada", "grace")
-            assert [ada.may_subscribe(name) for name in ("a", "ab", "b")] == [True, True, False]
-            assert [ada.may_publish(name) for name in ("a", "ab", "b")] == [False, False, True]
-            assert grace.rights is None
-            assert grace.may_subscribe("anything")
-            assert grace.may_publish("anything")
-
-    run(scenario())
+    hub.authorize(decide if kind == "sync" else decide_later)
+    async with connections(hub, "/a", "/c") as [(_, ada), (_, grace)]:
+        assert (ada.identity, grace.identity) == ("ada", "grace")
+        assert [ada.may_subscribe(name) for name in ("a", "ab", "b")] == [True, True, False]
+        assert [ada.may_publish(name) for name in ("a", "ab", "b")] == [False, False, True]
+        assert grace.rights is None
+        assert grace.may_subscribe("anything")
+        assert grace.may_publish("anything")
 
 
-def test_without_a_hook_everything_is_allowed(run):
-    async def scenario():
-        async with connections(Hub(), "/a") as (_, client):
-            assert client.may_subscribe("b")
-            assert client.may_publish("b")
-
-    run(scenario())
+async def test_without_a_hook_everything_is_allowed():
+    async with connections(Hub(), "/a") as (_, client):
+        assert client.may_subscribe("b")
+        assert client.may_publish("b")
 
 
-def test_who_may_only_publish_is_connected_and_gets_nothing(run):
-    async def scenario():
-        hub = Hub()
-        hub.authorize(lambda request: Grant(subscribe=(), publish=("prices",)) if request.query else None)
-        hub.on_message(hub.relay)
-        async with raw_connections(hub, "/prices?feed", "/prices") as [feed, listener]:
-            await subscribed(hub, "prices", 1)
-            assert len(list(hub.clients())) == 2
-            await feed.send_frame(TEXT, b"64000")
-            assert await listener.read_payloads(1) == [b"64000"]
-            await say_goodbye(listener)
-            assert await say_goodbye(feed) == (1000, "")  # and nothing before it
-
-    run(scenario())
+async def test_who_may_only_publish_is_connected_and_gets_nothing():
+    hub = Hub()
+    hub.authorize(lambda request: Grant(subscribe=(), publish=("prices",)) if request.query else None)
+    hub.on_message(hub.relay)
+    async with raw_connections(hub, "/prices?feed", "/prices") as [feed, listener]:
+        await subscribed(hub, "prices", 1)
+        assert len(list(hub.clients())) == 2
+        await feed.send_frame(TEXT, b"64000")
+        assert await listener.read_payloads(1) == [b"64000"]
+        await say_goodbye(listener)
+        assert await say_goodbye(feed) == (1000, "")  # and nothing before it
 
 
-def test_who_may_neither_subscribe_nor_publish_is_refused_with_403_before_the_101(run):
-    async def scenario():
-        hub = granting(Hub(), Grant(subscribe=("a",), publish=("b",)))
-        connected = []
-        hub.on_connect(connected.append)
-        async with serving(hub) as server:
-            status, _, body = await ask(server.port, handshake("/c"))
-            assert (status, body) == (403, b"not this channel\n")
-            assert connected == []
-            assert server.responses == {403: 1}
-            raws = [await RawClient.connect(server.port, path) for path in ("/a", "/b")]
-            await until(lambda: len(connected) == len(raws))
-            assert [client.channels for client in connected] == [("a",), ()]
-
-    run(scenario())
+async def test_who_may_neither_subscribe_nor_publish_is_refused_with_403_before_the_101():
+    hub = granting(Hub(), Grant(subscribe=("a",), publish=("b",)))
+    connected = []
+    hub.on_connect(connected.append)
+    async with serving(hub) as server:
+        status, _, body = await ask(server.port, handshake("/c"))
+        assert (status, body) == (403, b"not this channel\n")
+        assert connected == []
+        assert server.responses == {403: 1}
+        raws = [await RawClient.connect(server.port, path) for path in ("/a", "/b")]
+        await until(lambda: len(connected) == len(raws))
+        assert [client.channels for client in connected] == [("a",), ()]
 
 
-def test_how_many_listen_is_told_to_those_who_may_do_something_there(run):
-    async def scenario():
-        hub = granting(Hub(), Grant(subscribe=("a",), publish=("b",)))
-        async with serving(hub, page=True) as server:
-            for path, expected in (("/a", 200), ("/b", 200), ("/c", 403)):
-                assert (await ask(server.port, get(f"{path}?listeners")))[0] == expected
-
-    run(scenario())
+async def test_how_many_listen_is_told_to_those_who_may_do_something_there():
+    hub = granting(Hub(), Grant(subscribe=("a",), publish=("b",)))
+    async with serving(hub, page=True) as server:
+        for path, expected in (("/a", 200), ("/b", 200), ("/c", 403)):
+            assert (await ask(server.port, get(f"{path}?listeners")))[0] == expected
 
 
-def test_where_the_path_names_no_channel_it_is_not_asked_for(run):
-    async def scenario():
-        hub = granting(Hub(), Grant(subscribe=("a",), publish=()))
-        hub.on_connect(lambda client: client.subscribe("b"))
-        async with raw_connections(hub, "/endpoint", subscribe_path=False) as raw:
-            await subscribed(hub, "b")
-            hub.publish("b", "the application decided it")
-            assert await raw.read_payloads(1) == [b"the application decided it"]
-
-    run(scenario())
+async def test_where_the_path_names_no_channel_it_is_not_asked_for():
+    hub = granting(Hub(), Grant(subscribe=("a",), publish=()))
+    hub.on_connect(lambda client: client.subscribe("b"))
+    async with raw_connections(hub, "/endpoint", subscribe_path=False) as raw:
+        await subscribed(hub, "b")
+        hub.publish("b", "the application decided it")
+        assert await raw.read_payloads(1) == [b"the application decided it"]
 
 
 # Hub.relay.
 
 
-def test_relay_publishes_to_the_channel_of_the_client_itself_included(run):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(hub.relay)
-        async with raw_connections(hub, "/a", "/a", "/b") as [one, other, stranger]:
-            await subscribed(hub, "a", 2)
-            await one.send_frame(TEXT, "grüße".encode())
-            await one.send_frame(BINARY, b"\x00\xff")
-            for raw in (one, other):
-                assert await raw.read_frames(2) == [Frame(TEXT, "grüße".encode()), Frame(BINARY, b"\x00\xff")]
-            assert await say_goodbye(stranger) == (1000, "")
-            assert hub.stats()["refused"] == {}
-
-    run(scenario())
+async def test_relay_publishes_to_the_channel_of_the_client_itself_included():
+    hub = Hub()
+    hub.on_message(hub.relay)
+    async with raw_connections(hub, "/a", "/a", "/b") as [one, other, stranger]:
+        await subscribed(hub, "a", 2)
+        await one.send_frame(TEXT, "grüße".encode())
+        await one.send_frame(BINARY, b"\x00\xff")
+        for raw in (one, other):
+            assert await raw.read_frames(2) == [Frame(TEXT, "grüße".encode()), Frame(BINARY, b"\x00\xff")]
+        assert await say_goodbye(stranger) == (1000, "")
+        assert hub.stats()["refused"] == {}
 
 
 def test_a_publish_without_the_right_is_answered_counted_and_harms_nobody(run, caplog):

@@ -111,68 +111,53 @@ async def lag_at_eviction(hub, channel):
         return behind
 
 
-def test_settings_hold_for_the_channels_that_the_pattern_matches(run):
-    async def scenario():
-        hub = Hub()
-        hub.configure("strict.*", max_lag_bytes=1, max_burst_bytes=0)
-        assert await lag_at_eviction(hub, "strict.prices") == 1
-        assert await lag_at_eviction(hub, "strict") == 50  # never evicted
-        assert await lag_at_eviction(hub, "STRICT.prices") == 50
-
-    run(scenario())
+async def test_settings_hold_for_the_channels_that_the_pattern_matches():
+    hub = Hub()
+    hub.configure("strict.*", max_lag_bytes=1, max_burst_bytes=0)
+    assert await lag_at_eviction(hub, "strict.prices") == 1
+    assert await lag_at_eviction(hub, "strict") == 50  # never evicted
+    assert await lag_at_eviction(hub, "STRICT.prices") == 50
 
 
-def test_of_several_patterns_the_later_wins_and_leaves_what_it_does_not_name(run):
-    async def scenario():
-        hub = Hub()
-        hub.configure("a*", max_lag_bytes=1, max_burst_bytes=0)
-        hub.configure("ab*", max_lag_bytes=200_000)  # max_burst_bytes stays 0
-        hub.configure("abc", max_lag_bytes=1)
-        assert await lag_at_eviction(hub, "a") == 1
-        assert 15 < await lag_at_eviction(hub, "ab") < 25
-        assert await lag_at_eviction(hub, "abc") == 1
-
-    run(scenario())
+async def test_of_several_patterns_the_later_wins_and_leaves_what_it_does_not_name():
+    hub = Hub()
+    hub.configure("a*", max_lag_bytes=1, max_burst_bytes=0)
+    hub.configure("ab*", max_lag_bytes=200_000)  # max_burst_bytes stays 0
+    hub.configure("abc", max_lag_bytes=1)
+    assert await lag_at_eviction(hub, "a") == 1
+    assert 15 < await lag_at_eviction(hub, "ab") < 25
+    assert await lag_at_eviction(hub, "abc") == 1
 
 
-def test_a_channel_keeps_the_settings_it_was_made_with(run):
-    async def scenario():
-        hub = Hub()
-        channel = hub.channel("prices")
-        hub.configure("*", max_lag_bytes=1, max_burst_bytes=0)
-        assert await lag_at_eviction(hub, "prices") == 50
-        del channel
-        gc.collect()
-        assert await lag_at_eviction(hub, "prices") == 1  # made anew
-
-    run(scenario())
+async def test_a_channel_keeps_the_settings_it_was_made_with():
+    hub = Hub()
+    channel = hub.channel("prices")
+    hub.configure("*", max_lag_bytes=1, max_burst_bytes=0)
+    assert await lag_at_eviction(hub, "prices") == 50
+    del channel
+    gc.collect()
+    assert await lag_at_eviction(hub, "prices") == 1  # made anew
 
 
-def test_a_channel_that_coalesces_sends_less_often_and_loses_nothing(run):
-    async def scenario():
-        hub = Hub()
-        hub.configure("slow", coalesce_seconds=0.05)
-        async with connections(hub, "/slow") as (raw, _):
-            for number in range(10):
-                hub.publish("slow", str(number))
-                await asyncio.sleep(0)
-            assert await raw.read_payloads(10) == [b"%d" % number for number in range(10)]
-            assert hub.stats()["sends"] == 1
-
-    run(scenario())
+async def test_a_channel_that_coalesces_sends_less_often_and_loses_nothing():
+    hub = Hub()
+    hub.configure("slow", coalesce_seconds=0.05)
+    async with connections(hub, "/slow") as (raw, _):
+        for number in range(10):
+            hub.publish("slow", str(number))
+            await asyncio.sleep(0)
+        assert await raw.read_payloads(10) == [b"%d" % number for number in range(10)]
+        assert hub.stats()["sends"] == 1
 
 
 @pytest.mark.parametrize("policy", ["evict", "skip", "latest"])
-def test_a_limit_of_the_rate_conflates_whatever_the_policy(run, policy):
-    async def scenario():
-        hub = Hub()
-        hub.configure("x", policy=policy, max_messages_per_second=10)
-        async with connections(hub, "/x") as (raw, client):
-            hub.publish("x", "at once", key="a")
-            assert await raw.read_payloads(1) == [b"at once"]
-            for number in range(5):
-                hub.publish("x", str(number), key="a")
-            assert await raw.read_payloads(1) == [b"4"]
-            assert client.missed == (0, 4)
-
-    run(scenario())
+async def test_a_limit_of_the_rate_conflates_whatever_the_policy(policy):
+    hub = Hub()
+    hub.configure("x", policy=policy, max_messages_per_second=10)
+    async with connections(hub, "/x") as (raw, client):
+        hub.publish("x", "at once", key="a")
+        assert await raw.read_payloads(1) == [b"at once"]
+        for number in range(5):
+            hub.publish("x", str(number), key="a")
+        assert await raw.read_payloads(1) == [b"4"]
+        assert client.missed == (0, 4)

@@ -46,45 +46,33 @@ def test_an_address_of_a_name_that_this_machine_does_not_have_is_skipped(run, mo
     ]
 
 
-def test_a_name_of_which_this_machine_has_no_address_is_an_error(run, monkeypatch):
-    async def scenario():
-        reason = os.strerror(errno.EADDRNOTAVAIL)
+async def test_a_name_of_which_this_machine_has_no_address_is_an_error(monkeypatch):
+    reason = os.strerror(errno.EADDRNOTAVAIL)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=reason):
+        resolve_to(patch, ABSENT, "198.51.100.1")
+        await serve(Hub(), "localhost")
+
+
+async def test_an_address_that_is_in_use_is_an_error_though_another_of_the_name_is_free(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        reason = os.strerror(errno.EADDRINUSE)
         with monkeypatch.context() as patch, pytest.raises(OSError, match=reason):
-            resolve_to(patch, ABSENT, "198.51.100.1")
-            await serve(Hub(), "localhost")
-
-    run(scenario())
+            resolve_to(patch, "127.0.0.1", "127.0.0.2")
+            await serve(Hub(), "localhost", taken.getsockname()[1])
 
 
-def test_an_address_that_is_in_use_is_an_error_though_another_of_the_name_is_free(run, monkeypatch):
-    async def scenario():
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.2", 0))
-            taken.listen()
-            reason = os.strerror(errno.EADDRINUSE)
-            with monkeypatch.context() as patch, pytest.raises(OSError, match=reason):
-                resolve_to(patch, "127.0.0.1", "127.0.0.2")
-                await serve(Hub(), "localhost", taken.getsockname()[1])
-
-    run(scenario())
+async def test_an_address_may_have_the_brackets_of_a_url():
+    async with serve(Hub(), "[127.0.0.1]") as server:
+        assert server.host == "127.0.0.1"
+        with closing(await RawClient.connect(server.port)):
+            pass
 
 
-def test_an_address_may_have_the_brackets_of_a_url(run):
-    async def scenario():
-        async with serve(Hub(), "[127.0.0.1]") as server:
-            assert server.host == "127.0.0.1"
-            with closing(await RawClient.connect(server.port)):
-                pass
-
-    run(scenario())
-
-
-def test_a_socket_file_may_be_named_by_a_path_object(run, tmp_path):
-    async def scenario():
-        async with serve(Hub(), uds=Path(tmp_path) / "server") as server:
-            assert server.sockets[0].getsockname() == str(tmp_path / "server")
-
-    run(scenario())
+async def test_a_socket_file_may_be_named_by_a_path_object(tmp_path):
+    async with serve(Hub(), uds=Path(tmp_path) / "server") as server:
+        assert server.sockets[0].getsockname() == str(tmp_path / "server")
 
 
 WRONG_PATHS = {

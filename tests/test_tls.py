@@ -78,110 +78,92 @@ def test_a_rule_holds(run, tls, monkeypatch, test, arguments):
     test(run, *arguments)
 
 
-def test_a_message_is_not_written_while_it_waits_among_others_for_the_socket(run, tls):
+async def test_a_message_is_not_written_while_it_waits_among_others_for_the_socket(tls):
     """Several frames are encrypted at once: the first of them waits as well as the last."""
 
-    async def scenario():
-        hub = Hub()
-        async with connections(hub, "/x", receive_buffer_bytes=4 * KIB, send_buffer_bytes=4 * KIB) as (raw, client):
-            while not client.is_writing_paused:
-                seq = hub.publish("x", bytes(20 * KIB))
-                asked = asyncio.create_task(hub.channel("x").flushed(seq))
-                await asyncio.sleep(0)  # it asks
-                for _ in range(2):
-                    hub.publish("x", bytes(20 * KIB))
-                await asyncio.sleep(0)
-            assert client.lag.messages == 3
-            assert client.lag.bytes >= 60 * KIB - 20 * KIB
-            assert not asked.done()
-            await raw.read_frames(seq + 2)
-            assert (await asked).written == 1
-            assert client.lag.messages == 0
-
-    run(scenario())
+    hub = Hub()
+    async with connections(hub, "/x", receive_buffer_bytes=4 * KIB, send_buffer_bytes=4 * KIB) as (raw, client):
+        while not client.is_writing_paused:
+            seq = hub.publish("x", bytes(20 * KIB))
+            asked = asyncio.create_task(hub.channel("x").flushed(seq))
+            await asyncio.sleep(0)  # it asks
+            for _ in range(2):
+                hub.publish("x", bytes(20 * KIB))
+            await asyncio.sleep(0)
+        assert client.lag.messages == 3
+        assert client.lag.bytes >= 60 * KIB - 20 * KIB
+        assert not asked.done()
+        await raw.read_frames(seq + 2)
+        assert (await asked).written == 1
+        assert client.lag.messages == 0
 
 
-def test_a_client_that_does_not_read_costs_one_chunk_of_ciphertext(run, tls):
-    async def scenario():
-        hub = Hub()
-        hub.configure("x", policy="latest", max_lag_bytes=1, max_burst_bytes=0)
-        async with connections(hub, "/x", receive_buffer_bytes=4 * KIB, send_buffer_bytes=4 * KIB) as (_, client):
-            await stall(hub, "x", 10 * KIB)
-            for _ in range(300):
-                hub.publish("x", bytes(10 * KIB))
-                await asyncio.sleep(0)
-            assert 0 < client.lag.bytes < 80 * KIB
-
-    run(scenario())
+async def test_a_client_that_does_not_read_costs_one_chunk_of_ciphertext(tls):
+    hub = Hub()
+    hub.configure("x", policy="latest", max_lag_bytes=1, max_burst_bytes=0)
+    async with connections(hub, "/x", receive_buffer_bytes=4 * KIB, send_buffer_bytes=4 * KIB) as (_, client):
+        await stall(hub, "x", 10 * KIB)
+        for _ in range(300):
+            hub.publish("x", bytes(10 * KIB))
+            await asyncio.sleep(0)
+        assert 0 < client.lag.bytes < 80 * KIB
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, RECORD_BYTES - 1, RECORD_BYTES, 70_000, 1024 * KIB])
-def test_messages_of_every_size_in_both_directions(run, tls, size):
-    async def scenario():
-        hub = Hub()
-        hub.on_message(lambda client, message: hub.publish("x", message))
-        server_tls, client_tls = tls
-        async with (
-            serve(hub, ssl=server_tls) as server,
-            websockets.connect(f"wss://localhost:{server.port}/x", ssl=client_tls, max_size=None) as client,
-            websockets.connect(f"wss://localhost:{server.port}/x", ssl=client_tls, max_size=None) as other,
-        ):
-            await subscribed(hub, "x", 2)
-            messages = [bytes([number]) * size for number in range(20)]
-            for message in messages:
-                await client.send(message)
-                for reader in (client, other):     # at once: one that did not read would be evicted
-                    assert await reader.recv() == message
-            await client.close(3000, "bye")
-            assert client.close_code == 3000
-            await subscribed(hub, "x", 1)
-
-    run(scenario())
+async def test_messages_of_every_size_in_both_directions(tls, size):
+    hub = Hub()
+    hub.on_message(lambda client, message: hub.publish("x", message))
+    server_tls, client_tls = tls
+    async with (
+        serve(hub, ssl=server_tls) as server,
+        websockets.connect(f"wss://localhost:{server.port}/x", ssl=client_tls, max_size=None) as client,
+        websockets.connect(f"wss://localhost:{server.port}/x", ssl=client_tls, max_size=None) as other,
+    ):
+        await subscribed(hub, "x", 2)
+        messages = [bytes([number]) * size for number in range(20)]
+        for message in messages:
+            await client.send(message)
+            for reader in (client, other):     # at once: one that did not read would be evicted
+                assert await reader.recv() == message
+        await client.close(3000, "bye")
+        assert client.close_code == 3000
+        await subscribed(hub, "x", 1)
 
 
-def test_what_was_decrypted_while_reading_was_paused_is_not_forgotten(run, tls):
+async def test_what_was_decrypted_while_reading_was_paused_is_not_forgotten(tls):
     """Many records come in one read, and the first message fills the inbox: nothing more will come to wake it up."""
 
-    async def scenario():
-        hub = Hub(max_inbox_messages=1)
-        received = []
+    hub = Hub(max_inbox_messages=1)
+    received = []
 
-        @hub.on_message
-        async def _(client, message):
-            await asyncio.sleep(0)
-            received.append(message)
+    @hub.on_message
+    async def _(client, message):
+        await asyncio.sleep(0)
+        received.append(message)
 
-        async with serving(hub) as server:
-            with closing(await RawClient.connect(server.port, "/x")) as raw:
-                messages = [b"%d" % number for number in range(50)]
-                for message in messages:
-                    raw.tls.write(client_frame(BINARY, message))
-                await asyncio.get_running_loop().sock_sendall(raw.sock, raw.outgoing.read())
-                await until(lambda: len(received) == 50)
-                assert received == messages
-
-    run(scenario())
+    async with serving(hub) as server:
+        with closing(await RawClient.connect(server.port, "/x")) as raw:
+            messages = [b"%d" % number for number in range(50)]
+            for message in messages:
+                raw.tls.write(client_frame(BINARY, message))
+            await asyncio.get_running_loop().sock_sendall(raw.sock, raw.outgoing.read())
+            await until(lambda: len(received) == 50)
+            assert received == messages
 
 
-def test_the_end_is_announced_before_the_connection_is_closed(run, tls):
-    async def scenario():
-        async with serving(Hub()) as server:
-            with closing(await RawClient.connect(server.port)) as raw:
-                await raw.send_frame(CLOSE, b"\x03\xe8")
-                assert await raw.read_close() == (1000, "")
-                assert raw.tls.read(1) == b""  # close_notify; without one it would be SSLWantReadError
-
-    run(scenario())
+async def test_the_end_is_announced_before_the_connection_is_closed(tls):
+    async with serving(Hub()) as server:
+        with closing(await RawClient.connect(server.port)) as raw:
+            await raw.send_frame(CLOSE, b"\x03\xe8")
+            assert await raw.read_close() == (1000, "")
+            assert raw.tls.read(1) == b""  # close_notify; without one it would be SSLWantReadError
 
 
-def test_a_request_that_is_no_handshake_is_answered(run, tls):
-    async def scenario():
-        async with serving(Hub(), page=True) as server:
-            status, _, body = await ask(server.port, get("/"))
-            assert status == 200
-            assert b"<html" in body.lower()
-
-    run(scenario())
+async def test_a_request_that_is_no_handshake_is_answered(tls):
+    async with serving(Hub(), page=True) as server:
+        status, _, body = await ask(server.port, get("/"))
+        assert status == 200
+        assert b"<html" in body.lower()
 
 
 # Handshakes that fail.
@@ -226,30 +208,24 @@ def test_a_client_that_does_not_trust_the_certificate_is_counted_and_not_logged(
 
 
 @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["silent", "a-part-of-a-hello"])
-def test_a_tls_handshake_has_handshake_seconds(run, tls, monkeypatch, data):
+async def test_a_tls_handshake_has_handshake_seconds(tls, monkeypatch, data):
     monkeypatch.setattr(RawClient, "client_tls", None)
 
-    async def scenario():
-        async with serving(Hub(), handshake_seconds=0.05) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as raw:
-                await raw.send(data)
-                while await raw.receive():
-                    pass
-            assert raw.data == b""
-            await until(lambda: not server.doors)
-
-    run(scenario())
+    async with serving(Hub(), handshake_seconds=0.05) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as raw:
+            await raw.send(data)
+            while await raw.receive():
+                pass
+        assert raw.data == b""
+        await until(lambda: not server.doors)
 
 
-def test_the_handshake_of_http_goes_on_counting_where_that_of_tls_ended(run, tls):
-    async def scenario():
-        async with serving(Hub(), handshake_seconds=0.05) as server:
-            with closing(await RawClient.connect_tcp(server.port)) as raw:
-                await raw.send(handshake()[:-2])
-                assert (await raw.read_head()).startswith("HTTP/1.1 408 ")
-            await until(lambda: not server.doors)
-
-    run(scenario())
+async def test_the_handshake_of_http_goes_on_counting_where_that_of_tls_ended(tls):
+    async with serving(Hub(), handshake_seconds=0.05) as server:
+        with closing(await RawClient.connect_tcp(server.port)) as raw:
+            await raw.send(handshake()[:-2])
+            assert (await raw.read_head()).startswith("HTTP/1.1 408 ")
+        await until(lambda: not server.doors)
 
 
 def test_what_openssl_answers_to_a_client_that_does_not_read_is_bounded(tls):
@@ -293,16 +269,13 @@ def test_a_context_speaks_tls_1_2_and_newer(files):
 @pytest.mark.parametrize(
     ("context", "error"), [(ssl.create_default_context(), ValueError), (("cert", "key"), TypeError), (True, TypeError)]
 )
-def test_a_context_that_cannot_serve_is_refused_before_anybody_connects(run, context, error):
-    async def scenario():
+async def test_a_context_that_cannot_serve_is_refused_before_anybody_connects(context, error):
+    with pytest.raises(error, match="ssl must be"):
+        await serve(Hub(), ssl=context)
+    async with serve(Hub()) as server:
         with pytest.raises(error, match="ssl must be"):
-            await serve(Hub(), ssl=context)
-        async with serve(Hub()) as server:
-            with pytest.raises(error, match="ssl must be"):
-                server.ssl = context
-            assert server.ssl is None
-
-    run(scenario())
+            server.ssl = context
+        assert server.ssl is None
 
 
 def test_files_that_do_not_do_are_told_apart(authority, files, tmp_path):

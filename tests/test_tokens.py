@@ -162,24 +162,21 @@ def test_a_file_that_everybody_can_open_is_warned_of(write, caplog, mode, is_war
 # Reloading.
 
 
-def test_a_reload_takes_the_new_tokens_and_those_who_are_connected_stay(run, write):
-    async def scenario():
-        path = write(f"{READER}\n{BOTH}\n")
-        hub, hook = Hub(), Tokens(path, relay=True)
-        hub.authorize(hook)
-        hub.on_message(hub.relay)
-        async with serving(hub) as server:
-            old = await RawClient.connect(server.port, Authorization=f"Bearer {BOTH}")
-            write(f"{READER}\n{WRITER}\n")
-            assert hook.reload()
-            assert (await ask(server.port, handshake(Authorization=f"Bearer {BOTH}")))[0] == 401
-            new = await RawClient.connect(server.port, Authorization=f"Bearer {WRITER}")
-            await subscribed(hub, "default", 2)
-            await old.send_frame(TEXT, b"still here")
-            for raw in (old, new):
-                assert await raw.read_payloads(1) == [b"still here"]
-
-    run(scenario())
+async def test_a_reload_takes_the_new_tokens_and_those_who_are_connected_stay(write):
+    path = write(f"{READER}\n{BOTH}\n")
+    hub, hook = Hub(), Tokens(path, relay=True)
+    hub.authorize(hook)
+    hub.on_message(hub.relay)
+    async with serving(hub) as server:
+        old = await RawClient.connect(server.port, Authorization=f"Bearer {BOTH}")
+        write(f"{READER}\n{WRITER}\n")
+        assert hook.reload()
+        assert (await ask(server.port, handshake(Authorization=f"Bearer {BOTH}")))[0] == 401
+        new = await RawClient.connect(server.port, Authorization=f"Bearer {WRITER}")
+        await subscribed(hub, "default", 2)
+        await old.send_frame(TEXT, b"still here")
+        for raw in (old, new):
+            assert await raw.read_payloads(1) == [b"still here"]
 
 
 @pytest.mark.parametrize("is_gone", [False, True])

@@ -299,7 +299,7 @@ async def test_large_frames_of_keys_that_slow_clients_hold_are_counted_and_bound
 async def test_clients_that_share_a_large_frame_of_a_key_and_read_are_left_alone():
     hub = Hub(max_pinned_bytes=MIB)
     hub.configure("x", policy="conflate")
-    async with connections(hub, *["/x"] * 20, **BUFFERS) as pairs:
+    async with connections(hub, *["/x"] * 20, ping_seconds=0, **BUFFERS) as pairs:
         for number in range(5):
             hub.publish("x", message(number, BIG), key="k")
             await until(lambda: all(client.is_writing_paused for _, client in pairs))

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import seconds
 from raw_client import RawClient, handshake, serving
 from reference import TEXT
 from support import raw_connections, subscribed, until
@@ -52,7 +53,7 @@ def test_no_field_breaks_the_line_or_makes_it_long(format_name, caplog):
 
 
 async def test_of_each_event_there_are_a_few_lines_and_then_one_that_counts_the_rest(monkeypatch, caplog):
-    monkeypatch.setattr(log, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(log, "WINDOW_SECONDS", seconds(0.2))
 
     for number in range(25):
         log_event(logging.ERROR, "sweep_failed", exception=LookupError(), number=number)

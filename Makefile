@@ -15,16 +15,15 @@ ASAN_BIN := $(CURDIR)/.venv-asan/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 CONFIG := pyproject.toml setup.py
-CORE := $(wildcard fastbcast/*.pyx fastbcast/*.pxd fastbcast/*/*.pyx fastbcast/*/*.pxd)
-PACKAGE := $(CORE) pytest_fastbcast.py $(wildcard fastbcast/*.py fastbcast/*.pyi fastbcast/web/* \
-    $(addprefix fastbcast/*/*.,py pyi jinja c h))
+CORE := $(shell find fastbcast -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
+PACKAGE := pytest_fastbcast.py $(shell find fastbcast -type f ! -name '*.so' ! -name '*.pyc' 2>/dev/null)
 # Tests that `make asan` leaves out: what they judge is Python's, or another program (options, ends and reports of the
 # command, pages, benchmarks, pytest's plugin, browsers), and they get to compiled code on ways that other tests go, too.
 NOT_COMPILED := benchmark cli cli_limits cli_tokens compliance compression_benchmark examples feeds foreign_clients gate \
     handover listen load_bench load_ends load_faults load_report origins page peers proxies pytest_plugin request streams \
     tokens urls
 COMPILED_TESTS := $(filter-out $(NOT_COMPILED:%=tests/test_%.py),$(wildcard tests/test_*.py))
-MODULES := $(subst /,.,$(patsubst %.pyx,%,$(wildcard fastbcast/*.pyx fastbcast/*/*.pyx)))
+MODULES := $(subst /,.,$(patsubst %.pyx,%,$(sort $(filter %.pyx,$(CORE)))))
 ifeq ($(and $(MODULES),$(COMPILED_TESTS)),)
 $(error here is no fastbcast/*.pyx or no tests/test_*.py: make is for the folder of the repository)
 endif
@@ -116,7 +115,7 @@ dist: .venv/extra-dist  ## the sdist, and the wheel made of it, in dist/
 clean:  ## remove everything that make made, .venv included
 	rm -rf .venv .venv-asan build dist *.egg-info tests/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage*
-	rm -f fastbcast/*.so
+	find fastbcast -name '*.so' -exec rm -f {} +
 	find fastbcast tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # How the above is made.
@@ -147,7 +146,7 @@ clean:  ## remove everything that make made, .venv included
 build/debug/built: .venv/extra-test $(CONFIG) $(PACKAGE)
 	@$(if $(filter $(CONFIG),$?),rm -rf build/debug)
 	FASTBCAST_BUILD=debug $(BIN)/python setup.py --quiet build --build-lib build/debug/lib
-	@cp build/debug/fastbcast/*.c build/debug/lib/fastbcast  # where Cython's coverage plugin looks for them
+	@cd build/debug && find fastbcast -name '*.c' -exec cp {} lib/{} \;  # where Cython's coverage plugin looks for them
 	@touch $@
 
 build/sanitize/built: .venv-asan/extra-test $(CONFIG) $(PACKAGE) Makefile

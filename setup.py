@@ -12,21 +12,19 @@ build/ (`make` does): nothing else notices other directives.
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = [
-    "_frames", "_inflate", "_parser", "_log", "_compact", "_deflate", "_ticker", "_wire", "_policy", "_lanes",
-    "_sweeper", "_publish_queue", "_roster", "_forms", "_tally", "_delivery", "_round", "_fanout", "_context",
-    "_subscriber", "_client", "_head", "_handshake", "_door",
-]
-if sys.platform == "linux":  # the load generator stands on epoll
-    MODULES += [f"load.{name}" for name in (
-        "_board", "_receipt", "_audit", "_strand", "_crowd", "_inbound", "_fleet", "_audience",
-    )]
-LIBRARIES = {"_deflate": ["z"], "_inflate": ["z"], "load._strand": ["z"]}
+MODULES = sorted(".".join(path.with_suffix("").parts) for path in Path("fastbcast").rglob("*.pyx"))
+if not MODULES:
+    sys.exit("here is no fastbcast/*.pyx: setup.py is for the folder of the repository")
+if sys.platform != "linux":  # the load generator stands on epoll
+    MODULES = [name for name in MODULES if not name.startswith("fastbcast.load.")]
+LIBRARIES = {"fastbcast._deflate": ["z"], "fastbcast._inflate": ["z"], "fastbcast.load._strand": ["z"]}
+FUZZED = ["fastbcast._frames", "fastbcast._inflate", "fastbcast._parser"]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"
@@ -52,7 +50,7 @@ elif BUILD == "sanitize":
     MACROS = [("FASTBCAST_CHECKED", "1")]
 elif BUILD == "fuzz":
     os.environ |= {"CC": "clang", "LDSHARED": "clang -shared"}  # gcc has no counters that libFuzzer knows
-    MODULES = ["_frames", "_inflate", "_parser"]
+    MODULES = FUZZED
     COMPILE = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,fuzzer-no-link"]
     LINK = ["-fsanitize=address,fuzzer-no-link"]
 elif BUILD != "release":
@@ -77,8 +75,8 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"fastbcast.{name}",
-                [f"fastbcast/{name.replace('.', '/')}.pyx"],
+                name,
+                [f"{name.replace('.', '/')}.pyx"],
                 extra_compile_args=COMPILE,
                 extra_link_args=LINK,
                 define_macros=MACROS,

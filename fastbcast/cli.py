@@ -22,8 +22,9 @@ import click
 import uvloop
 from click.core import ParameterSource
 
-from . import __version__, log
+from . import log
 from ._door import DEFAULT_CHANNEL
+from ._version import __version__
 from .handover import HandoverFailed
 from .hub import Hub
 from .listeners import inherit, inherit_from_systemd, normalize_path

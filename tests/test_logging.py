@@ -177,7 +177,8 @@ def read_documented():
 def read_logged():
     """The same of the source: of all places where an event is logged."""
     events = {"log_lines_dropped": ("warning", {"dropped_event", "dropped_lines"})}
-    sources = "".join(path.read_text() for path in (ROOT / "fastbcast").glob("*.py*") if path.suffix in (".py", ".pyx"))
+    paths = [path for path in (ROOT / "fastbcast").rglob("*.py*") if path.suffix in (".py", ".pyx")]
+    sources = "".join(path.read_text() for path in paths)
     for level, name, rest in re.findall(r'log_event\(\s*logging\.(\w+), "(\w+)"(.*)\)\n', sources):
         fields = {"traceback" if field == "exception" else field for field in re.findall(r", (\w+)=", rest)}
         events[name] = level.lower(), events.get(name, ("", set()))[1] | fields

@@ -10,8 +10,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from fastbcast import __version__
-
+from .._version import __version__
 from ._board import HISTOGRAMS
 from .crew import Run
 from .endpoints import SlowEnds

@@ -58,9 +58,9 @@ from .exceptions import (
     TooManySubscriptions,
     WrongThread,
 )
+from .grant import Grant
 from .hub import Hub
 from .options import ChannelOptions, HubOptions, ServerOptions
-from .rights import Grant
 from .server import Server, serve
 from .typing import Disconnect, Flushed, Lag, Missed, Request
 

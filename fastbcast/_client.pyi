@@ -8,8 +8,8 @@ from ._context import Context
 from ._log import Segment
 from ._subscriber import Subscriber
 from .extensions import Deflate
+from .grant import Grant
 from .handlers import Inbox
-from .rights import Grant
 
 @disjoint_base
 class Client(Subscriber, asyncio.BufferedProtocol):

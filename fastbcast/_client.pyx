@@ -33,7 +33,7 @@ from fastbcast._subscriber cimport Subscriber
 from fastbcast._wire cimport finish_writing
 
 from fastbcast.failures import end_program
-from fastbcast.log import log_event
+from fastbcast.logging import log_event
 from fastbcast.typing import Disconnect
 
 import asyncio

@@ -25,9 +25,9 @@ from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject
 from fastbcast.extensions import choose_deflate
 from fastbcast.failures import end_program, settle
-from fastbcast.log import log_event
+from fastbcast.grant import Grant
+from fastbcast.logging import log_event
 from fastbcast.responses import Response, encode_response
-from fastbcast.rights import Grant
 from fastbcast.routes import METHODS, find_route
 from fastbcast.typing import Request
 

@@ -12,7 +12,7 @@ Invariants
 
 from fastbcast.authority import is_authority
 from fastbcast.extensions import is_extension_list
-from fastbcast.fields import is_token, split_list
+from fastbcast.header_fields import is_token, split_list
 
 from binascii import b2a_base64
 from hashlib import sha1

@@ -27,7 +27,7 @@ from fastbcast._clock cimport now_ns
 from fastbcast._compact cimport key_len
 
 from fastbcast.exceptions import FastbcastError, PublishQueueFull
-from fastbcast.log import log_event
+from fastbcast.logging import log_event
 
 QUEUED_MESSAGE_BYTES = 128
 """What a message takes here beside its frame and its key."""

@@ -27,7 +27,7 @@ from fastbcast._log cimport Ledger
 from fastbcast._ticker cimport Ticker
 
 from fastbcast.exceptions import WrongThread
-from fastbcast.log import log_event
+from fastbcast.logging import log_event
 
 cdef extern from *:
     """

@@ -22,7 +22,7 @@ import click
 import uvloop
 from click.core import ParameterSource
 
-from . import log
+from . import logging as log
 from ._door import DEFAULT_CHANNEL
 from ._version import __version__
 from .handover import HandoverFailed

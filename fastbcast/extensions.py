@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .fields import TOKEN, TOKEN_CHARACTER, split_list
+from .header_fields import TOKEN, TOKEN_CHARACTER, split_list
 
 __all__ = ["Deflate", "choose_deflate", "find_offers", "is_extension_list"]
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ._frames import CloseCode
 from .deadlines import wait_for
 from .failures import end_program, settle
-from .log import log_event
+from .logging import log_event
 from .throttle import Throttle
 
 if TYPE_CHECKING:

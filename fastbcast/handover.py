@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator
 
 from .deadlines import wait_for
 from .listeners import Listeners, inherit
-from .log import log_event
+from .logging import log_event
 
 READY_SECONDS = 10.0
 """How long either side waits for the other's next word: a process that starts has nothing else to do."""

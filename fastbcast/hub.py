@@ -32,11 +32,11 @@ from ._publish_queue import PublishQueue
 from ._roster import LAG_BOUNDS
 from ._sweeper import Sweeper
 from .channel import Asked, Channel
+from .channel_names import ChannelNames
 from .deadlines import Deadlines
 from .exceptions import InvalidChannelName, TooManyChannels
 from .handlers import Handlers
-from .log import log_event
-from .names import ChannelNames
+from .logging import log_event
 from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
 from .typing import AuthorizeHook, Flushed

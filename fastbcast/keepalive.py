@@ -23,7 +23,7 @@ import random
 from typing import TYPE_CHECKING
 
 from ._ticker import Ticker
-from .log import log_event
+from .logging import log_event
 
 if TYPE_CHECKING:
     from ._client import Client

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import cast
 
-from .fields import is_token
+from .header_fields import is_token
 
 __all__ = ["ChannelOptions", "HubOptions", "ServerOptions"]
 

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 
 from .handover import Offer, Predecessor, find_predecessor
-from .log import log_event
+from .logging import log_event
 from .server import Server, serve
 
 TAKEN_OVER = "taken over"

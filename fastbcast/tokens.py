@@ -23,8 +23,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from .exceptions import BadTokenFile, Reject
-from .log import log_event
-from .rights import Grant
+from .grant import Grant
+from .logging import log_event
 from .typing import Request
 
 __all__ = ["Tokens", "is_token", "read_lines"]

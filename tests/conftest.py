@@ -22,7 +22,7 @@ import trustme
 import uvloop
 from raw_client import RawClient
 
-import fastbcast.log
+import fastbcast.logging
 
 # A build's folder (make asan) has no entry points; where there is one this changes nothing.
 pytest_plugins = ["pytest_fastbcast"]
@@ -84,7 +84,7 @@ def find_program(*names):
 
 @pytest.fixture(autouse=True)
 def log_lines_are_not_limited_by_the_test_before():
-    fastbcast.log.rate_limit.clear()
+    fastbcast.logging.rate_limit.clear()
 
 
 LOOPS = {"uvloop": uvloop.run, "asyncio": asyncio.run}

@@ -14,8 +14,9 @@ from raw_client import RawClient, handshake, serving
 from reference import TEXT
 from support import raw_connections, subscribed, until
 
-from fastbcast import Hub, log
-from fastbcast.log import log_event
+from fastbcast import Hub
+from fastbcast import logging as log
+from fastbcast.logging import log_event
 
 SECRET = "Bearer-5ecre7"
 

@@ -16,9 +16,10 @@ import pytest
 from conftest import seconds
 from support import connections, raw_connections, until
 
-from fastbcast import Hub, PublishQueueFull, log, serve
+from fastbcast import Hub, PublishQueueFull, serve
+from fastbcast import logging as log
 from fastbcast._publish_queue import PublishQueue
-from fastbcast.log import log_event
+from fastbcast.logging import log_event
 
 SIGNAL_SECONDS = 0.0002
 MESSAGES = 3000     # of each place

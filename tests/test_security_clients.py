@@ -24,7 +24,8 @@ from support import (
 from test_compressed_input import DEFLATE
 from test_inflate import Sender
 
-from fastbcast import Grant, Hub, TooManySubscriptions, log
+from fastbcast import Grant, Hub, TooManySubscriptions
+from fastbcast import logging as log
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
-from ..fields import is_token
+from ..header_fields import is_token
 from ..urls import hide_secrets, prepare_url
 from ._audit import MIN_PAYLOAD_BYTES
 from ._board import MAX_SLOTS, MAX_STREAMS

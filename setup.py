@@ -23,8 +23,8 @@ if not MODULES:
     sys.exit("here is no fastbcast/*.pyx: setup.py is for the folder of the repository")
 if sys.platform != "linux":  # the load generator stands on epoll
     MODULES = [name for name in MODULES if not name.startswith("fastbcast.load.")]
-LIBRARIES = {"fastbcast._deflate": ["z"], "fastbcast._inflate": ["z"], "fastbcast.load._strand": ["z"]}
-FUZZED = ["fastbcast._frames", "fastbcast._inflate", "fastbcast._parser"]
+LIBRARIES = {"fastbcast.deflate._deflate": ["z"], "fastbcast.deflate._inflate": ["z"], "fastbcast.load._strand": ["z"]}
+FUZZED = ["fastbcast._frames", "fastbcast.deflate._inflate", "fastbcast._parser"]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"

@@ -18,8 +18,8 @@ from servers import SUBJECT, fastbcast_command
 
 import fastbcast
 from fastbcast import _frames
-from fastbcast._deflate import Deflater
 from fastbcast._log import Log
+from fastbcast.deflate._deflate import Deflater
 from fastbcast.load.target import Server
 
 SIZES = [32, 128, 1024, 65536]

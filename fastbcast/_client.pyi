@@ -7,7 +7,7 @@ from typing_extensions import Buffer, Self, disjoint_base
 from ._context import Context
 from ._log import Segment
 from ._subscriber import Subscriber
-from .extensions import Deflate
+from .deflate.parameters import Deflate
 from .grant import Grant
 from .handlers import Inbox
 

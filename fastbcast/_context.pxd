@@ -1,8 +1,8 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._inflate cimport Inflater
 from fastbcast._parser cimport ReadBuffer
 from fastbcast._sweeper cimport Sweeper
+from fastbcast.deflate._inflate cimport Inflater
 
 
 cdef class Context:

@@ -5,10 +5,10 @@ from typing import Any
 from typing_extensions import Self, disjoint_base
 
 from ._client import Client
-from ._inflate import Inflater
 from ._parser import ReadBuffer
 from ._sweeper import Sweeper
 from .deadlines import Deadlines
+from .deflate._inflate import Inflater
 from .options import HubOptions
 from .partials import Partials
 from .watch import Watch

@@ -12,9 +12,9 @@ Invariants
    change: behind the 101, between two events of the Parser, and at the end of `connection_lost`.
 """
 
-from fastbcast._inflate cimport Inflater, Scratch
 from fastbcast._parser cimport ReadBuffer
 from fastbcast._sweeper cimport Sweeper
+from fastbcast.deflate._inflate cimport Inflater, Scratch
 
 from fastbcast.exceptions import TooManySubscriptions
 

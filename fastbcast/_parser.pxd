@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._frames cimport MAX_CONTROL_PAYLOAD_BYTES
-from fastbcast._inflate cimport Inflater
+from fastbcast.deflate._inflate cimport Inflater
 
 cdef enum:
     MAX_HEADER_BYTES = 14           # RFC 6455 section 5.2: two bytes, a length of eight, a mask of four

@@ -41,7 +41,7 @@ from fastbcast._frames cimport (
     RSV1,
     is_sendable_close_code,
 )
-from fastbcast._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
+from fastbcast.deflate._inflate cimport INFLATED, NO_MEMORY, TOO_BIG, Inflater, Outcome
 
 cdef enum:
     OPCODE = 0x0F

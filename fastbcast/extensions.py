@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
+from .deflate.parameters import Deflate
 from .header_fields import TOKEN, TOKEN_CHARACTER, split_list
 
-__all__ = ["Deflate", "choose_deflate", "find_offers", "is_extension_list"]
+__all__ = ["choose_deflate", "find_offers", "is_extension_list"]
 
 Parameters = list[tuple[str, str | None]]
 """Names and values of an offer, as they came; None: without a value."""
@@ -41,29 +41,6 @@ _VALUES: dict[str, frozenset[str | None]] = {
     "client_max_window_bits": _WINDOW_BITS | {None},
 }
 """What an offer may have (RFC 7692 sections 7.1.1 and 7.1.2), and can be met."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deflate:
-    """What a client and its server have settled on for permessage-deflate; str() is how the response says it."""
-
-    server_no_context_takeover: bool = False
-    """What is sent to the client is compressed message by message, each alone."""
-    client_no_context_takeover: bool = False
-    """So is what it sends."""
-    server_max_window_bits: int | None = None
-    """The largest window, 2**bits bytes, of what is sent to it (9 to 15); None: the largest that there is, 15 bits."""
-
-    def __str__(self) -> str:
-        parts = ["permessage-deflate"]
-        if self.server_no_context_takeover:
-            parts.append("server_no_context_takeover")
-        if self.client_no_context_takeover:
-            parts.append("client_no_context_takeover")
-        if self.server_max_window_bits is not None:
-            parts.append(f"server_max_window_bits={self.server_max_window_bits}")
-        return "; ".join(parts)
-
 
 _share_deflate = lru_cache(Deflate)
 """Of the 32 that there can be, one each."""

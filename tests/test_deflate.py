@@ -9,7 +9,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbcast._deflate import Deflater
+from fastbcast.deflate._deflate import Deflater
 
 WINDOW_BITS = range(9, 16)
 RSV1 = 4

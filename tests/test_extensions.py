@@ -15,7 +15,8 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.headers import build_extension, parse_extension
 
 from fastbcast import Hub, serve
-from fastbcast.extensions import Deflate, choose_deflate, find_offers, is_extension_list
+from fastbcast.deflate.parameters import Deflate
+from fastbcast.extensions import choose_deflate, find_offers, is_extension_list
 
 DEFLATE = "permessage-deflate"
 ASKED = "client_no_context_takeover"    # what a server may ask for though it was not offered

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastbcast._inflate cimport Room
+from fastbcast.deflate._inflate cimport Room
 from fastbcast.load._crowd cimport Connection, Crowd
 from fastbcast.load._strand cimport Strand
 

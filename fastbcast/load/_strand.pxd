@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastbcast._inflate cimport Inflated, Room
-from fastbcast._zlib cimport z_stream
+from fastbcast.deflate._inflate cimport Inflated, Room
+from fastbcast.deflate._zlib cimport z_stream
 
 cdef enum:
     HISTORY_BYTES = 32768           # all that an inflater remembers, RFC 7692 section 7.1.2

@@ -24,8 +24,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from fastbcast._inflate cimport INFLATED, RAW_WINDOW_BITS, Inflated, Room, inflate_payload
-from fastbcast._zlib cimport Z_OK, inflateEnd, inflateInit2, inflateReset, inflateSetDictionary, z_stream
+from fastbcast.deflate._inflate cimport INFLATED, RAW_WINDOW_BITS, Inflated, Room, inflate_payload
+from fastbcast.deflate._zlib cimport Z_OK, inflateEnd, inflateInit2, inflateReset, inflateSetDictionary, z_stream
 
 cdef enum:
     MIN_CAPACITY = 64

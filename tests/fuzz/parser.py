@@ -7,8 +7,8 @@ and the one after them whether the client has to wait after each message.
 
 import reference
 
-from fastbcast._inflate import Inflater, Scratch
 from fastbcast._parser import Parser
+from fastbcast.deflate._inflate import Inflater, Scratch
 
 MAX_MESSAGE_BYTES = 130
 MAX_FRAGMENTS = 4

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload
-from fastbcast._zlib cimport z_stream
+from fastbcast.deflate._zlib cimport z_stream
 
 
 cdef struct Compression:

@@ -20,7 +20,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from fastbcast._zlib cimport (
+from fastbcast.deflate._zlib cimport (
     Z_BUF_ERROR,
     Z_MEM_ERROR,
     Z_OK,

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._zlib cimport z_stream
+from fastbcast.deflate._zlib cimport z_stream
 
 cdef enum:
     RAW_WINDOW_BITS = -15           # of a stream (zlib.h, inflateInit2): whatever a peer has negotiated, it inflates it

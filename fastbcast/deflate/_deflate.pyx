@@ -17,7 +17,7 @@ from libc.string cimport memmove, memset
 
 from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport RSV1, Payload, acquire_payload, frame_len, header_len, release_payload, write_header
-from fastbcast._zlib cimport (
+from fastbcast.deflate._zlib cimport (
     Z_DEFAULT_STRATEGY,
     Z_DEFLATED,
     Z_OK,

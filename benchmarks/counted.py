@@ -28,7 +28,11 @@ from harness import Harness, mask_frame
 
 import fastbcast
 from fastbcast import _frames
-from fastbcast._log import Log
+
+try:
+    from fastbcast.log._log import Log
+except ImportError:     # a base from before there were folders
+    from fastbcast._log import Log
 
 MESSAGE = b"x" * 128
 SLICE_SECONDS = 60.0

@@ -18,9 +18,9 @@ from servers import SUBJECT, fastbcast_command
 
 import fastbcast
 from fastbcast import _frames
-from fastbcast._log import Log
 from fastbcast.deflate._deflate import Deflater
 from fastbcast.load.target import Server
+from fastbcast.log._log import Log
 
 SIZES = [32, 128, 1024, 65536]
 INBOUND_BYTES = 64 * 1024  # what a client sends at a time: a read's worth, or one large message

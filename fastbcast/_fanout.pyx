@@ -18,17 +18,17 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 
 from fastbcast._clock cimport now_ns
-from fastbcast._compact cimport CompactLog, key_len, shareable
 from fastbcast._frames cimport (
     Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
 )
-from fastbcast._log cimport Lane, Log
 from fastbcast._policy cimport Policy
 from fastbcast._roster cimport Subscription
 from fastbcast._round cimport Round
 from fastbcast._slot cimport WRITABLE, Slice, Slot
 from fastbcast._sweeper cimport Sweeper
 from fastbcast._wire cimport Wire
+from fastbcast.log._compact cimport CompactLog, key_len, shareable
+from fastbcast.log._log cimport Lane, Log
 
 from fastbcast.exceptions import MessageTooBig
 

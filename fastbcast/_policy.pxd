@@ -1,8 +1,8 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._log cimport Form
 from fastbcast._slot cimport Slot
 from fastbcast.deflate._deflate cimport Compression
+from fastbcast.log._log cimport Form
 
 
 cdef enum PolicyKind:

@@ -17,9 +17,9 @@ Invariants
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
-from fastbcast._log cimport DEFLATED, PLAIN, WINDOWED
 from fastbcast._slot cimport KEEPING_UP, Slot, SlotDetails
 from fastbcast.deflate._deflate cimport Compression
+from fastbcast.log._log cimport DEFLATED, PLAIN, WINDOWED
 
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}
 FORMS = {"off": PLAIN, "deflate": DEFLATED, "window": WINDOWED}

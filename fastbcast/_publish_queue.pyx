@@ -24,7 +24,7 @@ import logging
 from collections import deque
 
 from fastbcast._clock cimport now_ns
-from fastbcast._compact cimport key_len
+from fastbcast.log._compact cimport key_len
 
 from fastbcast.exceptions import FastbcastError, PublishQueueFull
 from fastbcast.logging import log_event

@@ -1,10 +1,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._compact cimport CompactLog
-from fastbcast._log cimport Log
 from fastbcast._slot cimport Slot, SlotDetails
 from fastbcast._sweeper cimport Sweepable, Sweeper
 from fastbcast._wire cimport Wire
+from fastbcast.log._compact cimport CompactLog
+from fastbcast.log._log cimport Log
 
 cdef enum:
     LAG_BUCKETS = 7

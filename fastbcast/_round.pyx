@@ -33,7 +33,6 @@ from libc.string cimport memset
 
 from fastbcast._clock cimport now_ns
 from fastbcast._delivery cimport Delivery
-from fastbcast._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
 from fastbcast._policy cimport WITHIN_LIMITS
 from fastbcast._roster cimport Subscription
 from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
@@ -41,6 +40,7 @@ from fastbcast._slot cimport (
     ASIDE_CAPACITY, COMPACTED, FAILED, FELL_BEHIND, OVER_LIMIT, PAUSED, REFUSED, TRANSPORT_ONLY, WRITABLE,
     Aside, Slice, Slot,
 )
+from fastbcast.log._log cimport PLAIN, WINDOWED, Lane, gather, iovec, seq_at, start_of
 
 cdef enum:
     SENDS_PER_CLOCK_READ = 8    # a send costs microseconds, so a slice ends at most this much late

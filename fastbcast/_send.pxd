@@ -1,6 +1,6 @@
 # send(2) and sendmsg(2), as a sweep needs them. A header only: there is no module of this name.
 
-from fastbcast._log cimport iovec
+from fastbcast.log._log cimport iovec
 
 cdef extern from *:
     """

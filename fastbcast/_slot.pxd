@@ -11,7 +11,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._log cimport Form, Lane
+from fastbcast.log._log cimport Form, Lane
 
 
 cdef enum SocketState:

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._log cimport Ledger
 from fastbcast._ticker cimport Ticker
 from fastbcast.deflate._deflate cimport Deflaters
+from fastbcast.log._log cimport Ledger
 
 
 cdef class Counters:

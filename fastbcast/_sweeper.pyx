@@ -22,9 +22,9 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
 
 from fastbcast._clock cimport now_ns
-from fastbcast._log cimport Ledger
 from fastbcast._ticker cimport Ticker
 from fastbcast.deflate._deflate cimport Deflaters
+from fastbcast.log._log cimport Ledger
 
 from fastbcast.exceptions import WrongThread
 from fastbcast.logging import log_event

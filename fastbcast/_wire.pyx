@@ -24,8 +24,8 @@ Invariants
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from fastbcast._log cimport COPIED_REST_BYTES
 from fastbcast._slot cimport CLOSED, PAUSED, WRITABLE
+from fastbcast.log._log cimport COPIED_REST_BYTES
 
 from weakref import ref
 

@@ -23,7 +23,6 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ._compact import measure_key
 from ._context import Context
 from ._frames import CloseCode, encode
 from ._parser import ReadBuffer
@@ -36,6 +35,7 @@ from .channel_names import ChannelNames
 from .deadlines import Deadlines
 from .exceptions import InvalidChannelName, TooManyChannels
 from .handlers import Handlers
+from .log._compact import measure_key
 from .logging import log_event
 from .options import COMPRESSIONS, ChannelOptions, HubOptions
 from .partials import Partials
@@ -44,7 +44,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from ._client import Client
-    from ._log import Segment
+    from .log._log import Segment
     from .typing import Key, Message
 
 __all__ = ["Hub"]

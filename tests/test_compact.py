@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from support import POLICIES
 
 from fastbcast import Hub, KeysFull
-from fastbcast._compact import CompactLog
-from fastbcast._log import Ledger
+from fastbcast.log._compact import CompactLog
+from fastbcast.log._log import Ledger
 
 ENTRY_BYTES = 96
 # Alike, but not the same: "1", b"1" and 1 are three keys.

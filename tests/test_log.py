@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fastbcast._log import Log
+from fastbcast.log._log import Log
 
 SIZES = st.one_of(st.integers(0, 300), st.sampled_from([0, 125, 126, 1000, 60_000, 65_536, 200_000]))
 

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastbcast._frames cimport Payload
-from fastbcast._log cimport Form, Lane, Log
 from fastbcast.deflate._deflate cimport Compression, Deflater, Deflaters
+from fastbcast.log._log cimport Form, Lane, Log
 
 
 cdef class Lanes:

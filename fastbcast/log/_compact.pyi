@@ -1,7 +1,7 @@
 from typing_extensions import Self, disjoint_base
 
+from ..typing import Key
 from ._log import Ledger
-from .typing import Key
 
 def measure_key(key: Key) -> int: ...
 

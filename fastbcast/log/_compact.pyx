@@ -30,7 +30,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastbcast._clock cimport coarse_ns
-from fastbcast._log cimport COPIED_REST_BYTES, Ledger, Segment, iovec
+from fastbcast.log._log cimport COPIED_REST_BYTES, Ledger, Segment, iovec
 
 from fastbcast.exceptions import KeysFull
 

@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 from typing_extensions import Self, disjoint_base
 
+from ..deflate._deflate import Deflaters
 from ._log import Log
-from .deflate._deflate import Deflaters
 
 @disjoint_base
 class Lanes:

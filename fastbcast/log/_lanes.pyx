@@ -26,8 +26,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport uint8_t, uint64_t
 
 from fastbcast._frames cimport Payload, frame_len, write_frame
-from fastbcast._log cimport DEFLATED_SMALL, FORM_COUNT, PLAIN, WINDOWED, Form, Lane, Log
 from fastbcast.deflate._deflate cimport Compression, Deflater, Deflaters, can_compress
+from fastbcast.log._log cimport DEFLATED_SMALL, FORM_COUNT, PLAIN, WINDOWED, Form, Lane, Log
 
 
 @cython.no_gc    # nothing here can be part of a cycle, and __dealloc__ needs the deflaters

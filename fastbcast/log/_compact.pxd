@@ -1,7 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._log cimport Ledger, iovec
+from fastbcast.log._log cimport Ledger, iovec
 
 
 cdef Py_ssize_t key_len(object key) except -1

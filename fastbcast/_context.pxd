@@ -1,8 +1,8 @@
 from libc.stdint cimport uint64_t
 
 from fastbcast._parser cimport ReadBuffer
-from fastbcast._sweeper cimport Sweeper
 from fastbcast.deflate._inflate cimport Inflater
+from fastbcast.fanout._sweeper cimport Sweeper
 
 
 cdef class Context:

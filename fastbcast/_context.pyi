@@ -6,9 +6,9 @@ from typing_extensions import Self, disjoint_base
 
 from ._client import Client
 from ._parser import ReadBuffer
-from ._sweeper import Sweeper
 from .deadlines import Deadlines
 from .deflate._inflate import Inflater
+from .fanout._sweeper import Sweeper
 from .options import HubOptions
 from .partials import Partials
 from .watch import Watch

@@ -13,8 +13,8 @@ Invariants
 """
 
 from fastbcast._parser cimport ReadBuffer
-from fastbcast._sweeper cimport Sweeper
 from fastbcast.deflate._inflate cimport Inflater, Scratch
+from fastbcast.fanout._sweeper cimport Sweeper
 
 from fastbcast.exceptions import TooManySubscriptions
 

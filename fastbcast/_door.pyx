@@ -19,7 +19,7 @@ from fastbcast._handshake cimport (
     choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
 )
 from fastbcast._head cimport HeadParser
-from fastbcast._wire cimport finish_writing, shut_down
+from fastbcast.fanout._wire cimport finish_writing, shut_down
 
 from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._context cimport Context
-from fastbcast._fanout cimport Occasion
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._fanout cimport Occasion
+from fastbcast.fanout._wire cimport Wire
 
 
 cdef class Subscriber:

@@ -16,10 +16,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._context cimport Context
-from fastbcast._fanout cimport ON_RESUME, Fanout, Occasion
-from fastbcast._roster cimport LagTotals, Subscription, lag_seconds
-from fastbcast._slot cimport CLOSED, WRITABLE
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._fanout cimport ON_RESUME, Fanout, Occasion
+from fastbcast.fanout._roster cimport LagTotals, Subscription, lag_seconds
+from fastbcast.fanout._slot cimport CLOSED, WRITABLE
+from fastbcast.fanout._wire cimport Wire
 
 from fastbcast.typing import Lag, Missed
 

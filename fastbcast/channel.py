@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from ._fanout import Fanout
 from .deadlines import wait_for
+from .fanout._fanout import Fanout
 from .typing import Flushed
 
 __all__ = ["Asked", "Channel"]

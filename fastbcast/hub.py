@@ -26,14 +26,14 @@ from weakref import WeakValueDictionary
 from ._context import Context
 from ._frames import CloseCode, encode
 from ._parser import ReadBuffer
-from ._policy import Policy
 from ._publish_queue import PublishQueue
-from ._roster import LAG_BOUNDS
-from ._sweeper import Sweeper
 from .channel import Asked, Channel
 from .channel_names import ChannelNames
 from .deadlines import Deadlines
 from .exceptions import InvalidChannelName, TooManyChannels
+from .fanout._policy import Policy
+from .fanout._roster import LAG_BOUNDS
+from .fanout._sweeper import Sweeper
 from .handlers import Handlers
 from .log._compact import measure_key
 from .logging import log_event

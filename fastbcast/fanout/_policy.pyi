@@ -1,6 +1,6 @@
 from typing_extensions import Self, disjoint_base
 
-from .options import ChannelOptions
+from ..options import ChannelOptions
 
 KINDS: dict[str, int]
 FORMS: dict[str, int]

@@ -17,8 +17,8 @@ Invariants
 from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 
-from fastbcast._slot cimport KEEPING_UP, Slot, SlotDetails
 from fastbcast.deflate._deflate cimport Compression
+from fastbcast.fanout._slot cimport KEEPING_UP, Slot, SlotDetails
 from fastbcast.log._log cimport DEFLATED, PLAIN, WINDOWED
 
 KINDS = {"evict": EVICT, "skip": SKIP, "latest": LATEST, "conflate": CONFLATE}

@@ -27,10 +27,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload, borrow_payload
-from fastbcast._roster cimport Roster, Subscription
-from fastbcast._slot cimport KEEPING_UP, WRITABLE, Slot, Socket
-from fastbcast._wire cimport Wire
 from fastbcast.deflate._deflate cimport can_compress
+from fastbcast.fanout._roster cimport Roster, Subscription
+from fastbcast.fanout._slot cimport KEEPING_UP, WRITABLE, Slot, Socket
+from fastbcast.fanout._wire cimport Wire
 from fastbcast.log._compact cimport Entry, bytes_of
 from fastbcast.log._lanes cimport Lanes
 from fastbcast.log._log cimport DEFLATED, DEFLATED_SMALL, PLAIN, WINDOWED, Form, Lane, iovec, seq_at, start_of

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._delivery cimport Delivery
-from fastbcast._slot cimport Slice, Slot
+from fastbcast.fanout._delivery cimport Delivery
+from fastbcast.fanout._slot cimport Slice, Slot
 
 
 cdef struct RoundState:

@@ -1,9 +1,9 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._roster cimport Subscription
-from fastbcast._slot cimport Slot, SlotDetails
-from fastbcast._sweeper cimport Counters
-from fastbcast._tally cimport Tally
+from fastbcast.fanout._roster cimport Subscription
+from fastbcast.fanout._slot cimport Slot, SlotDetails
+from fastbcast.fanout._sweeper cimport Counters
+from fastbcast.fanout._tally cimport Tally
 
 
 cdef struct DeliveryState:

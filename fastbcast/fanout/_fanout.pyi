@@ -1,9 +1,9 @@
 from typing_extensions import Buffer, Self
 
+from ..typing import Key
 from ._policy import Policy
 from ._round import Round
 from ._sweeper import Sweeper
-from .typing import Key
 
 class Fanout(Round):
     def __new__(cls, name: str, sweeper: Sweeper, policy: Policy) -> Self: ...

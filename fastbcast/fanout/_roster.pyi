@@ -1,7 +1,7 @@
 from typing_extensions import disjoint_base
 
+from ..typing import LagTotals
 from ._sweeper import Sweepable
-from .typing import LagTotals
 
 LAG_BOUNDS: tuple[int, ...]
 

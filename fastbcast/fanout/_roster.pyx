@@ -19,9 +19,9 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from fastbcast._clock cimport coarse_ns
-from fastbcast._slot cimport KEEPING_UP, Slot
-from fastbcast._sweeper cimport Sweepable
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._slot cimport KEEPING_UP, Slot
+from fastbcast.fanout._sweeper cimport Sweepable
+from fastbcast.fanout._wire cimport Wire
 from fastbcast.log._log cimport published_ns
 
 from fastbcast import typing

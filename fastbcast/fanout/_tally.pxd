@@ -1,8 +1,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._forms cimport Forms
-from fastbcast._slot cimport Slot
+from fastbcast.fanout._forms cimport Forms
+from fastbcast.fanout._slot cimport Slot
 
 
 cdef struct Fate:

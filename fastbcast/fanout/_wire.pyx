@@ -24,7 +24,7 @@ Invariants
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from fastbcast._slot cimport CLOSED, PAUSED, WRITABLE
+from fastbcast.fanout._slot cimport CLOSED, PAUSED, WRITABLE
 from fastbcast.log._log cimport COPIED_REST_BYTES
 
 from weakref import ref

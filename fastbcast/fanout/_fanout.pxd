@@ -1,8 +1,8 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._roster cimport Subscription
-from fastbcast._round cimport Round
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._roster cimport Subscription
+from fastbcast.fanout._round cimport Round
+from fastbcast.fanout._wire cimport Wire
 
 
 cdef enum Occasion:

@@ -20,10 +20,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._clock cimport now_ns
-from fastbcast._roster cimport Subscription
-from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
-from fastbcast._slot cimport KEEPING_UP, PAUSED, WRITABLE, Slot, SlotDetails
-from fastbcast._tally cimport Tally
+from fastbcast.fanout._roster cimport Subscription
+from fastbcast.fanout._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
+from fastbcast.fanout._slot cimport KEEPING_UP, PAUSED, WRITABLE, Slot, SlotDetails
+from fastbcast.fanout._tally cimport Tally
 from fastbcast.log._compact cimport CompactLog, Entry, bytes_of
 from fastbcast.log._log cimport end_of, gather, iovec, published_ns, seq_at, view
 

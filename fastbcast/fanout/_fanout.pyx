@@ -21,12 +21,12 @@ from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport (
     Payload, acquire_payload, borrow_payload, frame_len, make_frame, release_payload,
 )
-from fastbcast._policy cimport Policy
-from fastbcast._roster cimport Subscription
-from fastbcast._round cimport Round
-from fastbcast._slot cimport WRITABLE, Slice, Slot
-from fastbcast._sweeper cimport Sweeper
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._policy cimport Policy
+from fastbcast.fanout._roster cimport Subscription
+from fastbcast.fanout._round cimport Round
+from fastbcast.fanout._slot cimport WRITABLE, Slice, Slot
+from fastbcast.fanout._sweeper cimport Sweeper
+from fastbcast.fanout._wire cimport Wire
 from fastbcast.log._compact cimport CompactLog, key_len, shareable
 from fastbcast.log._log cimport Lane, Log
 

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._slot cimport Slot, SlotDetails
-from fastbcast._sweeper cimport Sweepable, Sweeper
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._slot cimport Slot, SlotDetails
+from fastbcast.fanout._sweeper cimport Sweepable, Sweeper
+from fastbcast.fanout._wire cimport Wire
 from fastbcast.log._compact cimport CompactLog
 from fastbcast.log._log cimport Log
 

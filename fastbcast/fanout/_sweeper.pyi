@@ -3,9 +3,9 @@ from collections.abc import Callable
 
 from typing_extensions import disjoint_base
 
-from ._ticker import Ticker
-from .deflate._deflate import Deflaters
-from .log._log import Ledger
+from .._ticker import Ticker
+from ..deflate._deflate import Deflaters
+from ..log._log import Ledger
 
 RELIEF_SECONDS: float
 RETRY_SECONDS: float

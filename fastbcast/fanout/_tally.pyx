@@ -17,8 +17,8 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._forms cimport Forms
-from fastbcast._slot cimport Slot
+from fastbcast.fanout._forms cimport Forms
+from fastbcast.fanout._slot cimport Slot
 
 
 @cython.no_gc_clear    # __dealloc__ follows the list, which its channel heads

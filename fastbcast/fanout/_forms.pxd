@@ -2,10 +2,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastbcast._frames cimport Payload
-from fastbcast._policy cimport Policy
-from fastbcast._roster cimport Roster, Subscription
-from fastbcast._slot cimport Slot, Socket
-from fastbcast._wire cimport Wire
+from fastbcast.fanout._policy cimport Policy
+from fastbcast.fanout._roster cimport Roster, Subscription
+from fastbcast.fanout._slot cimport Slot, Socket
+from fastbcast.fanout._wire cimport Wire
 from fastbcast.log._lanes cimport Lanes
 from fastbcast.log._log cimport Form, Lane
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._slot cimport Socket
+from fastbcast.fanout._slot cimport Socket
 
 
 cdef class Wire:

@@ -32,11 +32,11 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastbcast._clock cimport now_ns
-from fastbcast._delivery cimport Delivery
-from fastbcast._policy cimport WITHIN_LIMITS
-from fastbcast._roster cimport Subscription
-from fastbcast._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
-from fastbcast._slot cimport (
+from fastbcast.fanout._delivery cimport Delivery
+from fastbcast.fanout._policy cimport WITHIN_LIMITS
+from fastbcast.fanout._roster cimport Subscription
+from fastbcast.fanout._send cimport IOVEC_COUNT, MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, send, sendmsg
+from fastbcast.fanout._slot cimport (
     ASIDE_CAPACITY, COMPACTED, FAILED, FELL_BEHIND, OVER_LIMIT, PAUSED, REFUSED, TRANSPORT_ONLY, WRITABLE,
     Aside, Slice, Slot,
 )

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._slot cimport Slot
 from fastbcast.deflate._deflate cimport Compression
+from fastbcast.fanout._slot cimport Slot
 from fastbcast.log._log cimport Form
 
 

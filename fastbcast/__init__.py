@@ -43,10 +43,10 @@ is its small clients; `testing` is for tests of what is built on it. Settings ar
 how, in `log.py`.
 """
 
-from ._client import Client
 from ._frames import CloseCode
 from ._version import __version__
 from .channel import Channel
+from .connection._client import Client
 from .exceptions import (
     FastbcastError,
     InvalidChannelName,

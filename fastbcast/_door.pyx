@@ -14,11 +14,11 @@ Invariants
 It is compiled for reconnect storms, in which thousands of these live for some microseconds each.
 """
 
-from fastbcast._client cimport Client
 from fastbcast._handshake cimport (
     choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
 )
 from fastbcast._head cimport HeadParser
+from fastbcast.connection._client cimport Client
 from fastbcast.fanout._wire cimport finish_writing, shut_down
 
 from fastbcast.admission import name_address

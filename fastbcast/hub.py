@@ -23,27 +23,27 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ._context import Context
 from ._frames import CloseCode, encode
-from ._parser import ReadBuffer
 from ._publish_queue import PublishQueue
 from .channel import Asked, Channel
 from .channel_names import ChannelNames
+from .connection._context import Context
+from .connection._parser import ReadBuffer
+from .connection.handlers import Handlers
+from .connection.partials import Partials
+from .connection.paused import PausedClients
 from .deadlines import Deadlines
 from .exceptions import InvalidChannelName, TooManyChannels
 from .fanout._policy import Policy
 from .fanout._roster import LAG_BOUNDS
 from .fanout._sweeper import Sweeper
-from .handlers import Handlers
 from .log._compact import measure_key
 from .logging import log_event
 from .options import COMPRESSIONS, ChannelOptions, HubOptions
-from .partials import Partials
 from .typing import AuthorizeHook, Flushed
-from .watch import Watch
 
 if TYPE_CHECKING:
-    from ._client import Client
+    from .connection._client import Client
     from .log._log import Segment
     from .typing import Key, Message
 
@@ -64,13 +64,13 @@ class Hub:
         self._policies: dict[ChannelOptions, Policy] = {}
         self._channels: WeakValueDictionary[str, Channel] = WeakValueDictionary()
         self._clients: set[Client] = set()
-        self.watch = Watch(self.options.stall_seconds)
+        self.paused = PausedClients(self.options.stall_seconds)
         self._sweeper = Sweeper(
             self.options.slice_seconds,
             self.options.max_log_bytes, self._relieve_logs,
             self.options.max_pinned_bytes, self._relieve_pinned,
             self.options.max_window_bytes,
-            self.watch.ticker,
+            self.paused.ticker,
         )
         self.handlers = Handlers(
             self.options.max_inbox_messages,
@@ -96,7 +96,7 @@ class Hub:
             self._sweeper,
             read_buffer=read_buffer,
             partials=self.partials,
-            paused=self.watch,
+            paused=self.paused,
             closing=Deadlines(self.options.close_seconds, methodcaller("_close_overdue")),
             on_connected=self._client_connected,
             on_message=self._message_received,
@@ -127,7 +127,7 @@ class Hub:
         TypeError or ValueError for an unknown or impossible setting.
         """
         options = replace(ChannelOptions(), **settings)  # raises here, not when a channel is made
-        self.watch.limit(options.soft_lag_seconds)
+        self.paused.limit(options.soft_lag_seconds)
         self._channel_options.append((pattern, settings))
 
     def channel(self, name: str) -> Channel:
@@ -251,7 +251,7 @@ class Hub:
     def _relieve_pinned(self, excess_bytes: int) -> None:
         """Abort who has been blocked for the longest, and who shares its message, until `excess_bytes` are free."""
         viewers: dict[Segment, list[Client]] = {}
-        for client in self.watch.holders():
+        for client in self.paused.holders():
             segment = client._viewed
             if segment is not None and segment.is_pinned:
                 viewers.setdefault(segment, []).append(client)
@@ -273,7 +273,7 @@ class Hub:
 
     def slowest(self, n: int = 10) -> list[Client]:
         """Return at most `n` of the clients whose sockets are full, the furthest behind first (`client.lag`)."""
-        return heapq.nlargest(n, self.watch.clients(), key=lambda client: client.lag)
+        return heapq.nlargest(n, self.paused.clients(), key=lambda client: client.lag)
 
     def authorize(self, hook: _Function) -> _Function:
         """Decide who may enter: `hook(request)`, plain or async, before the 101.

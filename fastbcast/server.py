@@ -20,14 +20,14 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from ._client import Client
 from ._door import Door
 from ._frames import CloseCode, encode_close
 from .acceptor import Acceptor
 from .admission import Admission
+from .connection._client import Client
+from .connection.keepalive import Keepalive
 from .drain import close_spread, make_reason
 from .hub import Hub
-from .keepalive import Keepalive
 from .listeners import Listeners, normalize_host, normalize_path, open_listeners
 from .lobby import Lobby
 from .options import COMPRESSIONS, ServerOptions

@@ -261,7 +261,7 @@ async def test_who_was_blocked_anew_is_the_last_of_those_that_are_aborted():
         assert await raw.read_payloads(1) == [bytes(BIG)]
         await until(lambda: not again.is_writing_paused)
         await block(again)
-        assert hub.watch.holders() == ([first, again] if pins() else [])
+        assert hub.paused.holders() == ([first, again] if pins() else [])
 
 
 async def test_no_more_are_aborted_than_it_takes():

@@ -8,8 +8,9 @@ from raw_client import RawClient, handshake, serving
 from reference import CLOSE, PING, PONG, TEXT, Frame, client_frame, close_payload
 from support import connections, raw_connections, say_goodbye, until
 
-from fastbcast import Hub, TooManySubscriptions, throttle
-from fastbcast.throttle import Throttle
+from fastbcast import Hub, TooManySubscriptions
+from fastbcast.connection import throttle
+from fastbcast.connection.throttle import Throttle
 
 # max_subscriptions.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference import BINARY, CLOSE, PING, PONG, TEXT, client_frame, encode_frame
 from test_parser import cut, masks, without_words
 
-from fastbcast._parser import Parser
+from fastbcast.connection._parser import Parser
 from fastbcast.deflate._inflate import Inflater, Scratch
 
 MAX_MESSAGE_BYTES = 600

@@ -13,7 +13,7 @@ from support import SMALL_BUFFERS, client_of, fill, subscribed, until
 from websockets.asyncio.client import connect
 
 from fastbcast import Hub, serve
-from fastbcast.keepalive import MAX_BUCKETS, Keepalive
+from fastbcast.connection.keepalive import MAX_BUCKETS, Keepalive
 
 SOON = {"ping_seconds": 0.05, "pong_seconds": 0.05}
 PATIENT = {"ping_seconds": 0.05, "pong_seconds": 600}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import BINARY, CLOSE, PING, PONG, TEXT, close_payload, encode_frame
 
-from fastbcast._parser import Parser
+from fastbcast.connection._parser import Parser
 
 MAX_MESSAGE_BYTES = 300
 MAX_FRAGMENTS = 4

@@ -82,13 +82,13 @@ async def test_the_timer_ends_when_nobody_waits_and_begins_again():
     hub = Hub(stall_seconds=0.1)
     async with connections(hub, "/x", **BUFFERS) as (raw, client):
         for _ in range(2):
-            assert not hub.watch.ticker.is_running
+            assert not hub.paused.ticker.is_running
             hub.publish("x", bytes(256 * KIB))
             await until(lambda: client.is_writing_paused)
-            assert hub.watch.ticker.is_running
+            assert hub.paused.ticker.is_running
             assert await raw.read_payloads(1) == [bytes(256 * KIB)]
-            await until(lambda: not hub.watch.ticker.is_running)
-            assert not hub.watch._clients
+            await until(lambda: not hub.paused.ticker.is_running)
+            assert not hub.paused._clients
         assert client.is_open
 
 
@@ -99,9 +99,9 @@ async def test_the_timer_ends_when_those_it_watched_are_gone():
         await until(lambda: one.is_writing_paused and other.is_writing_paused)
         raw.reset()
         other.abort()
-        await until(lambda: not hub.watch.ticker.is_running)
+        await until(lambda: not hub.paused.ticker.is_running)
         assert hub.stats()["clients"] == 0
-        assert not hub.watch._clients
+        assert not hub.paused._clients
 
 
 async def test_a_close_that_is_not_taken_becomes_an_abort_after_close_seconds():

@@ -36,7 +36,7 @@ cdef class Sweeper:
     cdef readonly Ledger ledger         # of all logs
     cdef readonly Deflaters deflaters   # of all channels
     cdef readonly uint64_t slice_ns
-    cdef Ticker ticker                  # the clock of limits: see watch.py
+    cdef Ticker ticker                  # the clock of limits: see paused.py
     # Bounds over all channels, and who is called to free memory at them.
     cdef Py_ssize_t max_log_bytes, max_pinned_bytes
     cdef object on_log_full, on_pinned_full

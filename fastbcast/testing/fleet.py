@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .._client import Client
+from ..connection._client import Client
 from .drain import drain
 from .owner import Owner
 from .server import DRAIN_SECONDS, BroadcastServer

@@ -7,7 +7,7 @@ and the one after them whether the client has to wait after each message.
 
 import reference
 
-from fastbcast._parser import Parser
+from fastbcast.connection._parser import Parser
 from fastbcast.deflate._inflate import Inflater, Scratch
 
 MAX_MESSAGE_BYTES = 130

@@ -23,10 +23,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ._frames import CloseCode
-from .deadlines import wait_for
-from .failures import end_program, settle
-from .logging import log_event
+from .._frames import CloseCode
+from ..deadlines import wait_for
+from ..failures import end_program, settle
+from ..logging import log_event
 from .throttle import Throttle
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@ from typing import Any
 
 from typing_extensions import Self, disjoint_base
 
+from ..channel import Channel
+from ..typing import Disconnect, Lag, Missed
 from ._context import Context
-from .channel import Channel
-from .typing import Disconnect, Lag, Missed
 
 @disjoint_base
 class Subscriber:

@@ -15,20 +15,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ._ticker import Ticker
-from .logging import log_event
+from .._ticker import Ticker
+from ..logging import log_event
 
 if TYPE_CHECKING:
+    from ..channel import Channel
     from ._client import Client
-    from .channel import Channel
 
 MAX_TICK_SECONDS = 1.0
 TICKS_PER_LIMIT = 4
 """A limit of time is seen at most a quarter of it late."""
 
 
-class Watch:
-    """Watches the clients of one hub."""
+class PausedClients:
+    """The clients of one hub whose sockets are full."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds

@@ -15,7 +15,7 @@ Invariants
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from fastbcast._context cimport Context
+from fastbcast.connection._context cimport Context
 from fastbcast.fanout._fanout cimport ON_RESUME, Fanout, Occasion
 from fastbcast.fanout._roster cimport LagTotals, Subscription, lag_seconds
 from fastbcast.fanout._slot cimport CLOSED, WRITABLE

@@ -22,8 +22,8 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from ._ticker import Ticker
-from .logging import log_event
+from .._ticker import Ticker
+from ..logging import log_event
 
 if TYPE_CHECKING:
     from ._client import Client

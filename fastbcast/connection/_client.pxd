@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastbcast._parser cimport Parser, ReadBuffer
-from fastbcast._subscriber cimport Subscriber
+from fastbcast.connection._parser cimport Parser, ReadBuffer
+from fastbcast.connection._subscriber cimport Subscriber
 
 
 cdef class Client(Subscriber):

@@ -4,14 +4,14 @@ from typing import Any
 
 from typing_extensions import Self, disjoint_base
 
+from ..deadlines import Deadlines
+from ..deflate._inflate import Inflater
+from ..fanout._sweeper import Sweeper
+from ..options import HubOptions
 from ._client import Client
 from ._parser import ReadBuffer
-from .deadlines import Deadlines
-from .deflate._inflate import Inflater
-from .fanout._sweeper import Sweeper
-from .options import HubOptions
 from .partials import Partials
-from .watch import Watch
+from .paused import PausedClients
 
 @disjoint_base
 class Context:
@@ -22,7 +22,7 @@ class Context:
         *,
         read_buffer: ReadBuffer,
         partials: Partials,
-        paused: Watch,
+        paused: PausedClients,
         closing: Deadlines[Client],
         on_connected: Callable[[Client, tuple[str, ...]], None],
         on_message: Callable[[Client, str | bytes], None],
@@ -46,7 +46,7 @@ class Context:
     @property
     def partials(self) -> Partials: ...
     @property
-    def paused(self) -> Watch: ...
+    def paused(self) -> PausedClients: ...
     @property
     def closing(self) -> Deadlines[Client]: ...
     @property

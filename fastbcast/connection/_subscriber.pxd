@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastbcast._context cimport Context
+from fastbcast.connection._context cimport Context
 from fastbcast.fanout._fanout cimport Occasion
 from fastbcast.fanout._wire cimport Wire
 

@@ -2,7 +2,7 @@ from typing import TypeAlias
 
 from typing_extensions import Buffer, Self, disjoint_base
 
-from .deflate._inflate import Inflater
+from ..deflate._inflate import Inflater
 
 _Event: TypeAlias = tuple[str | bytes | int, ...]
 

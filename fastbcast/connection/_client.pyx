@@ -20,13 +20,13 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint8_t
 
 from fastbcast._clock cimport coarse_ns
-from fastbcast._context cimport Context
 from fastbcast._frames cimport (
     ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS_RECEIVED, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, TRY_AGAIN_LATER,
     encode, encode_close, make_frame,
 )
-from fastbcast._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
-from fastbcast._subscriber cimport Subscriber
+from fastbcast.connection._context cimport Context
+from fastbcast.connection._parser cimport CLOSE, FAILED, MANY_EVENTS, MANY_INFLATED_BYTES, MESSAGE, NOTHING, PING, Event, Parser
+from fastbcast.connection._subscriber cimport Subscriber
 from fastbcast.deflate._inflate cimport Inflater
 from fastbcast.fanout._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT
 from fastbcast.fanout._slot cimport PAUSED, WRITABLE

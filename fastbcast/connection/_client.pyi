@@ -4,12 +4,12 @@ from typing import Any
 
 from typing_extensions import Buffer, Self, disjoint_base
 
+from ..deflate.parameters import Deflate
+from ..grant import Grant
+from ..log._log import Segment
 from ._context import Context
 from ._subscriber import Subscriber
-from .deflate.parameters import Deflate
-from .grant import Grant
 from .handlers import Inbox
-from .log._log import Segment
 
 @disjoint_base
 class Client(Subscriber, asyncio.BufferedProtocol):

@@ -12,7 +12,7 @@ Invariants
    change: behind the 101, between two events of the Parser, and at the end of `connection_lost`.
 """
 
-from fastbcast._parser cimport ReadBuffer
+from fastbcast.connection._parser cimport ReadBuffer
 from fastbcast.deflate._inflate cimport Inflater, Scratch
 from fastbcast.fanout._sweeper cimport Sweeper
 

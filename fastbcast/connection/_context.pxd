@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-from fastbcast._parser cimport ReadBuffer
+from fastbcast.connection._parser cimport ReadBuffer
 from fastbcast.deflate._inflate cimport Inflater
 from fastbcast.fanout._sweeper cimport Sweeper
 
@@ -14,7 +14,7 @@ cdef class Context:
     cdef readonly Inflater inflater     # of clients that compress each message alone
     # Collections that clients enter and leave by themselves.
     cdef readonly object partials       # Partials: unfinished messages
-    cdef readonly object paused         # Watch: clients whose sockets are full
+    cdef readonly object paused         # PausedClients: clients whose sockets are full
     cdef readonly object closing        # Deadlines: clients whose CLOSE has to be answered
     # Called with a client: what they do is the hub's.
     cdef object on_connected            # and the names of the channels to subscribe it to

@@ -23,9 +23,9 @@ import uvloop
 from click.core import ParameterSource
 
 from . import logging as log
-from ._door import DEFAULT_CHANNEL
 from ._version import __version__
 from .handover import HandoverFailed
+from .http._handshake import DEFAULT_CHANNEL
 from .hub import Hub
 from .listeners import inherit, inherit_from_systemd, normalize_path
 from .load.command import bench_command, load_command

@@ -1,6 +1,6 @@
 """serve(): a hub on a port, a Unix socket, or sockets made by somebody else.
 
-    Listeners -> Acceptor -> [Tls] -> Door (handshake, authorize, page) -> Client -> Hub
+    Listeners -> Acceptor -> [Tls] -> Handshake (handshake, authorize, page) -> Client -> Hub
 
 `async with serve(hub, "127.0.0.1", 8080) as server:` or `server = await serve(...)`.
 """
@@ -20,20 +20,20 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from ._door import Door
 from ._frames import CloseCode, encode_close
 from .acceptor import Acceptor
-from .admission import Admission
 from .connection._client import Client
 from .connection.keepalive import Keepalive
 from .drain import close_spread, make_reason
+from .http._handshake import Handshake
+from .http.admission import Admission
+from .http.origins import Origins
+from .http.pending import PendingHandshakes
+from .http.proxies import TrustedProxies
+from .http.routes import make_routes
 from .hub import Hub
 from .listeners import Listeners, normalize_host, normalize_path, open_listeners
-from .lobby import Lobby
 from .options import COMPRESSIONS, ServerOptions
-from .origins import Origins
-from .proxies import TrustedProxies
-from .routes import make_routes
 from .tls import Tls
 
 __all__ = ["Server", "serve"]
@@ -73,7 +73,7 @@ class Server:
         self.has_proxies = bool(options.forwarded_allow_ips)
         self.admission = Admission(options)
         self.is_closing = False
-        self.doors = Lobby(options)
+        self.handshakes = PendingHandshakes(options)
         self.responses: Counter[int] = Counter()
         self._keepalive = Keepalive(options.ping_seconds, options.pong_seconds) if options.ping_seconds else None
         self.refused: Counter[str] = Counter()
@@ -170,7 +170,7 @@ class Server:
             self._draining = None
 
     def _is_empty(self) -> bool:
-        return self.is_closing or not (self._clients or self.doors or self._connecting)
+        return self.is_closing or not (self._clients or self.handshakes or self._connecting)
 
     def _stop_accepting(self) -> None:
         assert self._acceptor is not None
@@ -190,7 +190,7 @@ class Server:
         self.is_closing = True
         try:
             await asyncio.gather(*self._connecting, return_exceptions=True)
-            self.doors.close()
+            self.handshakes.close()
             for client in list(self._clients):
                 client._close_because(code, reason, "going_away")
             if self._clients:
@@ -199,7 +199,7 @@ class Server:
             await self.hub.handlers.finish(self._has_accepted, self.hub.options.close_seconds)
         finally:
             # Nobody is left, unless this was cancelled: then nobody is waited for.
-            self.doors.close()
+            self.handshakes.close()
             for client in list(self._clients):
                 client.abort()
             self._closed.set()
@@ -238,8 +238,8 @@ class Server:
         connected.add_done_callback(partial(self._connected, opening))
 
     def _make_protocol(self, accepted: socket.socket, address: Any) -> asyncio.BaseProtocol:
-        door = Door(self, accepted, address)
-        return door if self._ssl is None else Tls(self._ssl, door, self._tls_failed)
+        handshake = Handshake(self, accepted, address)
+        return handshake if self._ssl is None else Tls(self._ssl, handshake, self._tls_failed)
 
     def _tls_failed(self) -> None:
         self.refused["tls"] += 1
@@ -253,7 +253,7 @@ class Server:
     def let_in(self, client: Client, response: bytes, early_data: bytes, form: str, counted_as: str | None) -> None:
         """Answer with the 101 `response`: `client` is one from now on.
 
-        Called by its Door. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
+        Called by its Handshake. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
         counted_as: what admission counts it under.
         """
         self._clients[client] = counted_as
@@ -281,8 +281,8 @@ class Server:
         alone), window (may be on a channel's window)}. Those of the hub are in `hub.stats()`.
         """
         return {
-            "connections": len(self._clients) + len(self.doors),
-            "handshakes": len(self.doors),
+            "connections": len(self._clients) + len(self.handshakes),
+            "handshakes": len(self.handshakes),
             "addresses": self.admission.addresses,
             "responses": dict(self.responses),
             "refused": dict(self.refused),

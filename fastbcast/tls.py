@@ -1,6 +1,6 @@
 """TLS between a socket's Transport and the protocol above it: records in, records out, and nothing kept.
 
-    kernel <-> Transport <-(ciphertext)-> Tls <-(plaintext)-> Door, then Client
+    kernel <-> Transport <-(ciphertext)-> Tls <-(plaintext)-> Handshake, then Client
 
 asyncio's and uvloop's own TLS have a buffer of their own between the two, with limits of its own: what they say of a
 full socket comes one write late, and of a stalled one nothing can be seen. Here `write` encrypts at once and gives the
@@ -12,7 +12,7 @@ Invariants
 2. What OpenSSL answers by itself while the peer reads nothing (TLS 1.3 key updates) is bounded by MAX_ANSWER_BYTES.
 3. During the handshake nothing from above is written; the protocol's own deadline ends a slow one.
 4. Whatever fails in TLS ends this connection: counted, logged at debug level, no traceback.
-5. What begins like a request of plain HTTP is passed on as it is, and the Door refuses it.
+5. What begins like a request of plain HTTP is passed on as it is, and the Handshake refuses it.
 """
 
 from __future__ import annotations

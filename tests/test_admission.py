@@ -11,8 +11,8 @@ from raw_client import RawClient, answer_of, ask, get, handshake
 from support import authorize_for_ever, subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast.admission import name_address
 from fastbcast.deadlines import Deadlines
+from fastbcast.http.admission import name_address
 
 
 @contextlib.asynccontextmanager
@@ -149,7 +149,7 @@ async def test_loopback_is_exempt_unless_a_trusted_proxy_says_it():
 
 
 async def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything(monkeypatch):
-    monkeypatch.setattr("fastbcast._door.name_address", lambda address, **_: "203.0.113.7")
+    monkeypatch.setattr("fastbcast.http._handshake.name_address", lambda address, **_: "203.0.113.7")
 
     async with serve(Hub(), max_connections_per_address=1) as server:
         with closing(await RawClient.connect_tcp(server.port)):
@@ -160,7 +160,7 @@ async def test_a_peer_that_is_not_trusted_is_counted_before_it_has_sent_anything
 
 async def test_one_that_waits_to_be_told_that_its_address_has_too_many_keeps_out_nobody(monkeypatch):
     names = iter(["203.0.113.7", "203.0.113.7", "198.51.100.1"])
-    monkeypatch.setattr("fastbcast._door.name_address", lambda address, **_: next(names))
+    monkeypatch.setattr("fastbcast.http._handshake.name_address", lambda address, **_: next(names))
 
     async with serve(Hub(), max_connections=2, max_connections_per_address=1) as server:
         async with connected(server.port, 1):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import is_host
 
-from fastbcast.authority import is_authority
+from fastbcast.http.authority import is_authority
 
 GOOD = [
     "", "a", "example.org", "EXAMPLE.org.", "a_b", "a:80", "a:", ":80", "a:0", "a:65535", "a:00080", "127.0.0.1:8080",

@@ -290,7 +290,7 @@ def test_who_is_refused_and_gone_already_is_no_news(run, caplog):
         async with serve(hub) as server:
             raw = await RawClient.connect_tcp(server.port)
             await raw.send(handshake())
-            await until(lambda: server.responses[403] and not server.doors)
+            await until(lambda: server.responses[403] and not server.handshakes)
 
     run(scenario())
     assert caplog.records == []

@@ -90,7 +90,7 @@ async def test_a_handshake_under_way_is_finished_first():
         with closing(await RawClient.connect_tcp(server.port)) as raw:
             request = handshake("/x")
             await raw.send(request[:30])
-            await until(lambda: server.doors)
+            await until(lambda: server.handshakes)
             draining = asyncio.create_task(server.drain(3600, retry_after=0))
             await asyncio.sleep(0)
             await raw.send(request[30:])

@@ -16,7 +16,7 @@ from websockets.headers import build_extension, parse_extension
 
 from fastbcast import Hub, serve
 from fastbcast.deflate.parameters import Deflate
-from fastbcast.extensions import choose_deflate, find_offers, is_extension_list
+from fastbcast.http.extensions import choose_deflate, find_offers, is_extension_list
 
 DEFLATE = "permessage-deflate"
 ASKED = "client_no_context_takeover"    # what a server may ask for though it was not offered

@@ -14,7 +14,7 @@ from reference import BINARY, PING, PONG, TEXT, Frame, client_frame
 from support import until
 
 from fastbcast import Hub, Reject, serve
-from fastbcast._door import Door
+from fastbcast.http._handshake import Handshake
 
 # What is accepted.
 
@@ -195,15 +195,15 @@ async def test_a_page_of_another_origin_is_refused_with_403(origin, is_allowed):
 @pytest.mark.parametrize("hook", ["no hook", "async", "refuses", "async, refuses", "async, fails"])
 @pytest.mark.parametrize("request_bytes", [handshake(), get("/?listeners")], ids=["handshake", "question"])
 def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes, hook):
-    doors = []
+    handshakes = []
 
-    class Recording(Door):
+    class Recording(Handshake):
         __slots__ = ("__weakref__",)
 
         def __init__(self, *arguments):
-            doors.append(weakref.ref(self))
+            handshakes.append(weakref.ref(self))
 
-    monkeypatch.setattr("fastbcast.server.Door", Recording)
+    monkeypatch.setattr("fastbcast.server.Handshake", Recording)
 
     async def scenario():
         hub = Hub()
@@ -224,7 +224,7 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
                 head = await client.read_head()
                 if not head.startswith("HTTP/1.1 101 "):
                     client.close()
-                await until(lambda: not doors[0]())     # without a collection of cycles
+                await until(lambda: not handshakes[0]())     # without a collection of cycles
 
     gc.disable()
     try:
@@ -370,9 +370,9 @@ def test_a_client_that_vanishes_in_its_handshake_is_no_news(run, vanish, caplog)
         async with serve(hub, handshake_seconds=60) as server:
             vanishing = await RawClient.connect_tcp(server.port)
             await vanishing.send(handshake()[:40])
-            await until(lambda: len(server.doors) == 1)
+            await until(lambda: len(server.handshakes) == 1)
             vanish(vanishing)
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
             with closing(await RawClient.connect(server.port)) as client:
                 hub.publish("default", "hello")
                 assert await client.read_payloads(1) == [b"hello"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbcast._head import HeadParser
+from fastbcast.http._request_head import HeadParser
 
 NAMES = st.sampled_from(["Host", "host", "X", "x-Role", "X-ROLE"])
 # Few and short, so that the same comes twice; and whatever else a value may have.

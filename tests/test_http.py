@@ -10,7 +10,7 @@ from raw_client import RawClient, answer_of, ask, get, handshake
 from support import subscribed, until
 
 from fastbcast import Hub, Reject, serve
-from fastbcast._door import LINGER_BYTES
+from fastbcast.http._handshake import LINGER_BYTES
 
 
 async def test_with_the_page_on_a_browser_gets_html():
@@ -134,11 +134,11 @@ async def test_an_answer_arrives_though_a_body_is_still_being_sent(method):
             assert status == (426 if method == "HEAD" else 405)
             assert headers["connection"].startswith("close")
             client.sock.shutdown(socket.SHUT_WR)  # would raise on a socket that was reset
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
 
 
 async def test_an_answered_client_that_goes_on_sending_is_cut_off(monkeypatch):
-    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 60)
+    monkeypatch.setattr("fastbcast.http.pending.LINGER_SECONDS", 60)
 
     async with serve(Hub()) as server:
         with closing(await RawClient.connect_tcp(server.port)) as client:
@@ -147,17 +147,17 @@ async def test_an_answered_client_that_goes_on_sending_is_cut_off(monkeypatch):
             with pytest.raises(ConnectionError):
                 while True:
                     await client.send(bytes(65536))
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
 
 
 async def test_an_answered_client_that_does_not_close_is_cut_off(monkeypatch):
-    monkeypatch.setattr("fastbcast.lobby.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("fastbcast.http.pending.LINGER_SECONDS", 0.05)
 
     async with serve(Hub()) as server:
         with closing(await RawClient.connect_tcp(server.port)) as client:
             await client.send(get())
             assert (await answer_of(client))[0] == 426
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
 
 
 async def test_a_client_that_sends_fin_with_its_request_has_its_answer():

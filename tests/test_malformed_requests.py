@@ -11,7 +11,7 @@ from raw_client import RawClient, answer_of, ask, get, handshake, serving
 from support import authorize_for_ever, until
 
 from fastbcast import Hub, serve
-from fastbcast._door import LINGER_BYTES
+from fastbcast.http._handshake import LINGER_BYTES
 
 FOR_EVER = 1000
 """Seconds: what is answered in a test with this as handshake_seconds is not answered because they are over."""
@@ -189,7 +189,7 @@ async def test_bytes_that_cannot_be_a_request_are_answered_before_the_head_ends(
                 await asyncio.sleep(0)
             status, headers, _ = await answer_of(client)
             assert (status, headers["connection"]) == (400, "close")
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
         assert server.stats()["responses"] == {400: 1}
 
 
@@ -213,7 +213,7 @@ async def test_plain_text_on_the_port_of_tls_is_told_so_in_plain_http(tls, monke
         status, _, body = await ask(server.port, sent)
         assert status == 400
         assert b"https:// or wss://" in body
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
         assert server.stats()["refused"] == {"tls": 1}
 
 
@@ -225,7 +225,7 @@ async def test_bytes_that_cannot_be_tls_end_the_connection_at_once(tls, monkeypa
         with closing(await RawClient.connect_tcp(server.port)) as client:
             await client.send(sent)
             assert not await client.receive()
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
         assert server.stats()["refused"] == {"tls": 1}
 
 
@@ -262,7 +262,7 @@ async def test_a_question_with_fin_behind_it_is_answered_when_an_async_hook_has_
             decided.set()
             status, _, body = await answer_of(client)
             assert (status, json.loads(body)) == (200, {"channel": "prices", "listeners": 0})
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
 
 
 async def test_a_half_closed_question_that_is_never_decided_ends_with_authorize_seconds():
@@ -273,7 +273,7 @@ async def test_a_half_closed_question_that_is_never_decided_ends_with_authorize_
             await client.send(get("/prices?listeners"))
             client.sock.shutdown(socket.SHUT_WR)
             assert (await answer_of(client))[0] == 503
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
 
 
 async def test_a_handshake_with_fin_behind_it_is_that_of_a_client_that_has_left():

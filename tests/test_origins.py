@@ -3,7 +3,7 @@
 import pytest
 
 from fastbcast import Hub, serve
-from fastbcast.origins import Origins
+from fastbcast.http.origins import Origins
 
 
 @pytest.mark.parametrize(

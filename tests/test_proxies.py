@@ -10,7 +10,7 @@ from raw_client import RawClient, ask, get
 from support import subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast.proxies import MAX_ELEMENT_CHARACTERS, MAX_HOPS, TrustedProxies
+from fastbcast.http.proxies import MAX_ELEMENT_CHARACTERS, MAX_HOPS, TrustedProxies
 
 FORWARDED_FOR = "x-forwarded-for"
 FORWARDED = "forwarded"

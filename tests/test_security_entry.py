@@ -14,7 +14,8 @@ from security_table import Evidence, check, each_row, proves
 from support import authorize_for_ever, until
 from test_descriptors import descriptor_limit, use_up_descriptors
 
-from fastbcast import Hub, _door, acceptor, lobby
+from fastbcast import Hub, acceptor
+from fastbcast.http import _handshake, pending
 from fastbcast.tls import make_context
 from fastbcast.tokens import Tokens
 
@@ -164,7 +165,7 @@ async def no_descriptors(seen):
 async def forged_address(seen):
     hub, addresses = Hub(), []
     hub.authorize(lambda request: addresses.append(request.remote_address[0]))
-    seen.monkeypatch.setattr(_door, "name_address", lambda address, is_forwarded: f"{address[0]} {is_forwarded}")
+    seen.monkeypatch.setattr(_handshake, "name_address", lambda address, is_forwarded: f"{address[0]} {is_forwarded}")
     async with serving(hub) as server:
         with closing(await RawClient.connect(server.port, X_Forwarded_For="203.0.113.7", Forwarded="for=203.0.113.7")):
             assert addresses == ["127.0.0.1"]
@@ -227,18 +228,18 @@ async def endless_decision(seen):
 
 @proves("requests whose answer is not read", made="http_flood")
 async def unread_answers(seen):
-    assert (lobby.LINGER_SECONDS, _door.LINGER_BYTES) == (2, 1024 * 1024)
+    assert (pending.LINGER_SECONDS, _handshake.LINGER_BYTES) == (2, 1024 * 1024)
     async with serving(Hub(), page=True) as server:
         async with connecting(server.port, get()) as [client]:
             with pytest.raises(ConnectionError):
                 for _ in range(1000):
                     await client.send(bytes(64 * 1024))
-            await until(lambda: not server.doors)
-    seen.monkeypatch.setattr(lobby, "LINGER_SECONDS", 0.05)
+            await until(lambda: not server.handshakes)
+    seen.monkeypatch.setattr(pending, "LINGER_SECONDS", 0.05)
     async with serving(Hub(), page=True) as server:
         async with connecting(server.port, get()):
             await until(lambda: server.stats()["responses"])
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
     seen.saw("a close")
 
 

@@ -16,7 +16,7 @@ from reference import BINARY, CLOSE, PING, PONG, TEXT, Frame, client_frame
 from support import subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast._door import Door
+from fastbcast.http._handshake import Handshake
 
 
 async def read_and_answer_close(client):
@@ -64,12 +64,12 @@ async def test_a_server_may_be_awaited_and_closed_by_hand():
 async def test_what_is_sent_does_not_wait_for_more(monkeypatch):
     transports = []
 
-    class Recording(Door):
+    class Recording(Handshake):
         def connection_made(self, transport):
             transports.append(transport)
             super().connection_made(transport)
 
-    monkeypatch.setattr("fastbcast.server.Door", Recording)
+    monkeypatch.setattr("fastbcast.server.Handshake", Recording)
 
     async with serve(Hub()) as server:
         with closing(await RawClient.connect(server.port)):
@@ -138,7 +138,7 @@ async def test_a_client_that_only_connects_does_not_keep_a_server_open():
     server = await serve(hub, handshake_seconds=60)
     with closing(await RawClient.connect_tcp(server.port)) as client:
         await client.send(b"GET / HTTP/1.1\r\n")
-        await until(lambda: len(server.doors) == 1)
+        await until(lambda: len(server.handshakes) == 1)
         await server.close()
         assert await client.receive() is False
 
@@ -273,7 +273,7 @@ async def test_close_while_connections_are_being_accepted_leaves_no_door(turns):
     for _ in range(turns):
         await asyncio.sleep(0)
     await server.close()
-    await until(lambda: not server.doors)
+    await until(lambda: not server.handshakes)
     for client in clients:
         assert not await client.receive()
 

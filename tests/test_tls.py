@@ -184,7 +184,7 @@ def test_what_is_no_tls_is_refused_counted_and_not_logged(run, tls, data, monkey
                 while await raw.receive():
                     pass
             assert raw.data.startswith(b"HTTP/1.1 400 ") == data.startswith(b"GET")
-            await until(lambda: not server.doors)
+            await until(lambda: not server.handshakes)
             assert server.refused == {"tls": 1}
 
     run(scenario())
@@ -201,7 +201,7 @@ def test_a_client_that_does_not_trust_the_certificate_is_counted_and_not_logged(
                 with pytest.raises(ssl.SSLCertVerificationError):
                     await raw.start_tls(ssl.create_default_context())
                 await asyncio.get_running_loop().sock_sendall(raw.sock, raw.outgoing.read())    # the alert
-                await until(lambda: server.refused == {"tls": 1} and not server.doors)
+                await until(lambda: server.refused == {"tls": 1} and not server.handshakes)
 
     run(scenario())
     assert caplog.records == []
@@ -217,7 +217,7 @@ async def test_a_tls_handshake_has_handshake_seconds(tls, monkeypatch, data):
             while await raw.receive():
                 pass
         assert raw.data == b""
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
 
 
 async def test_the_handshake_of_http_goes_on_counting_where_that_of_tls_ended(tls):
@@ -225,7 +225,7 @@ async def test_the_handshake_of_http_goes_on_counting_where_that_of_tls_ended(tl
         with closing(await RawClient.connect_tcp(server.port)) as raw:
             await raw.send(handshake()[:-2])
             assert (await raw.read_head()).startswith("HTTP/1.1 408 ")
-        await until(lambda: not server.doors)
+        await until(lambda: not server.handshakes)
 
 
 def test_what_openssl_answers_to_a_client_that_does_not_read_is_bounded(tls):

@@ -292,7 +292,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         self.context.loop.call_soon(self._read_on)  # unless that was too much again
 
     def data_received(self, data):
-        """Never called. A uvloop Transport that does not find it keeps that of the Door, and so the Door."""
+        """Never called. A uvloop Transport that does not find it keeps that of the Handshake, and so the Handshake."""
 
     def eof_received(self):
         """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.

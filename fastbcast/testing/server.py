@@ -23,8 +23,8 @@ from urllib.parse import quote
 
 import uvloop
 
-from .._door import channel_of
 from ..failures import settle
+from ..http._handshake import channel_of
 from ..hub import Hub
 from ..options import ChannelOptions, HubOptions, ServerOptions
 from ..server import Server, serve

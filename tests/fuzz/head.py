@@ -1,4 +1,4 @@
-"""The headers of a request: what the rules of the door make of them must agree with what is obvious.
+"""The headers of a request: what the rules of the handshake make of them must agree with what is obvious.
 
 An input is the lines of a head, as `name: value`; a first line that is none of these is the request's target.
 """
@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from reference import is_host
 
-from fastbcast._handshake import (
+from fastbcast.http._rules import (
     choose_subprotocol,
     encode_upgrade,
     find_fault,
@@ -18,9 +18,9 @@ from fastbcast._handshake import (
     is_handshake,
     split_target,
 )
-from fastbcast.extensions import choose_deflate, is_extension_list
-from fastbcast.origins import Origins
-from fastbcast.proxies import TrustedProxies
+from fastbcast.http.extensions import choose_deflate, is_extension_list
+from fastbcast.http.origins import Origins
+from fastbcast.http.proxies import TrustedProxies
 
 ORIGINS = Origins(["https://example.org", "https://*.example.net"])
 PROXIES = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
@@ -28,7 +28,7 @@ SPOKEN = ("chat.v2", "chat.v1")
 
 
 def read_headers(data):
-    """Lower-case names, lines of the same name joined by ", ", as the door has them."""
+    """Lower-case names, lines of the same name joined by ", ", as the handshake has them."""
     headers = {}
     for line in data.decode("latin-1").split("\n"):
         name, colon, value = line.partition(":")

@@ -4,7 +4,7 @@ from typing import Any
 
 from typing_extensions import Self, disjoint_base
 
-from .server import Server
+from .handshake_server import HandshakeServer
 
 DEFAULT_CHANNEL: str
 LINGER_BYTES: int
@@ -12,8 +12,8 @@ METHODS: frozenset[bytes]
 
 def channel_of(path: str) -> str: ...
 @disjoint_base
-class Door(asyncio.Protocol):
-    def __new__(cls, server: Server, accepted: socket.socket, address: Any) -> Self: ...
+class Handshake(asyncio.Protocol):
+    def __new__(cls, server: HandshakeServer, accepted: socket.socket, address: Any) -> Self: ...
     def expect_plain_http(self) -> None: ...
     def refuse_slow_head(self) -> None: ...
     def refuse_slow_decision(self) -> None: ...

@@ -12,26 +12,26 @@ from itertools import chain
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
-from .deadlines import Deadlines
-from .options import ServerOptions
+from ..deadlines import Deadlines
+from ..options import ServerOptions
 
 if TYPE_CHECKING:
-    from ._door import Door
+    from ._handshake import Handshake
 
-__all__ = ["Lobby"]
+__all__ = ["PendingHandshakes"]
 
 LINGER_SECONDS = 2.0
 """How long an answered connection may take to read its answer and close. Precedent: nginx' lingering_timeout is 5 s."""
 
 
-class Lobby:
-    """The Doors of a server; each is in exactly one of its three queues."""
+class PendingHandshakes:
+    """The Handshakes of a server; each is in exactly one of its three queues."""
 
     def __init__(self, options: ServerOptions) -> None:
-        self._max_doors = options.max_handshakes
-        self.reading: Deadlines[Door] = Deadlines(options.handshake_seconds, methodcaller("refuse_slow_head"))
-        self.deciding: Deadlines[Door] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
-        self.lingering: Deadlines[Door] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
+        self._max_handshakes = options.max_handshakes
+        self.reading: Deadlines[Handshake] = Deadlines(options.handshake_seconds, methodcaller("refuse_slow_head"))
+        self.deciding: Deadlines[Handshake] = Deadlines(options.authorize_seconds, methodcaller("refuse_slow_decision"))
+        self.lingering: Deadlines[Handshake] = Deadlines(LINGER_SECONDS, methodcaller("abort"))
         self._queues = (self.reading, self.deciding, self.lingering)
         self._first_to_go = (self.lingering.waiting, self.reading.waiting)
         """What makes room for another connection, in this order; a queue of idle connections would be the first."""
@@ -39,25 +39,25 @@ class Lobby:
     def __len__(self) -> int:
         return sum([len(queue.waiting) for queue in self._queues])
 
-    def __iter__(self) -> Iterator[Door]:
+    def __iter__(self) -> Iterator[Handshake]:
         return chain.from_iterable(queue.waiting for queue in self._queues)
 
     def make_room(self) -> bool:
-        """Make room for one more Door. False if all there are wait for the hook: it is the server that is slow.
+        """Make room for one more Handshake. False if all there are wait for the hook: it is the server that is slow.
 
         Drops answered connections first, then the oldest that is still sending its head, so a flood of half-open
         connections displaces only itself.
         """
-        while len(self) >= self._max_doors:
-            door = next(chain(*self._first_to_go), None)
-            if door is None:
+        while len(self) >= self._max_handshakes:
+            handshake = next(chain(*self._first_to_go), None)
+            if handshake is None:
                 return False
-            door.cut_off()
+            handshake.cut_off()
         return True
 
     def close(self) -> None:
         """Cut them all off."""
-        for door in list(self):
-            door.abort()
+        for handshake in list(self):
+            handshake.abort()
         for queue in self._queues:
             queue.close()

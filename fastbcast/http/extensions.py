@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from .deflate.parameters import Deflate
-from .header_fields import TOKEN, TOKEN_CHARACTER, split_list
+from ..deflate.parameters import Deflate
+from ..header_fields import TOKEN, TOKEN_CHARACTER, split_list
 
 __all__ = ["choose_deflate", "find_offers", "is_extension_list"]
 

@@ -1,12 +1,12 @@
 """A connection before its 101: the request's head is read, checked, and answered.
 
-    accepted socket -> Door --(handshake is right, authorize says yes)--> the 101, and a Client takes over
+    accepted socket -> Handshake --(handshake is right, authorize says yes)--> the 101, and a Client takes over
                          `--(anything else)--> one HTTP response, the peer reads it, the connection is closed
 
 Invariants
 
 1. A head has at most `max_head_bytes`, `max_head_lines` and `handshake_seconds`, an async authorize hook
-   `authorize_seconds`: lobby.py. What comes behind the head before its answer has at most `max_head_bytes`, too.
+   `authorize_seconds`: pending.py. What comes behind the head before its answer has at most `max_head_bytes`, too.
 2. Every refusal is an HTTP status with a short body, counted by status, and by the limit or rule that was broken.
 3. After an answer the connection lingers: closing a socket with unread input resets it, and the peer loses the answer.
 4. What is counted by address, or shown to the hook, is whom trusted proxies say the connection is from: proxies.py.
@@ -14,21 +14,21 @@ Invariants
 It is compiled for reconnect storms, in which thousands of these live for some microseconds each.
 """
 
-from fastbcast._handshake cimport (
-    choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
-)
-from fastbcast._head cimport HeadParser
 from fastbcast.connection._client cimport Client
 from fastbcast.fanout._wire cimport finish_writing, shut_down
+from fastbcast.http._request_head cimport HeadParser
+from fastbcast.http._rules cimport (
+    choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
+)
 
-from fastbcast.admission import name_address
 from fastbcast.exceptions import InvalidChannelName, Reject
-from fastbcast.extensions import choose_deflate
 from fastbcast.failures import end_program, settle
 from fastbcast.grant import Grant
+from fastbcast.http.admission import name_address
+from fastbcast.http.extensions import choose_deflate
+from fastbcast.http.responses import Response, encode_response
+from fastbcast.http.routes import METHODS, find_route
 from fastbcast.logging import log_event
-from fastbcast.responses import Response, encode_response
-from fastbcast.routes import METHODS, find_route
 from fastbcast.typing import Request
 
 import asyncio
@@ -52,7 +52,7 @@ cdef class _Base:
     """What Cython wants first: a class without a layout of its own is no base of a compiled one."""
 
 
-cdef class Door(_Base, asyncio.Protocol):
+cdef class Handshake(_Base, asyncio.Protocol):
     """One connection until it is upgraded or answered."""
 
     def __cinit__(self, server, accepted, address):
@@ -72,8 +72,8 @@ cdef class Door(_Base, asyncio.Protocol):
         if server.is_closing:
             transport.abort()
             return
-        has_room = server.doors.make_room()
-        self.wait_in(server.doors.reading)
+        has_room = server.handshakes.make_room()
+        self.wait_in(server.handshakes.reading)
         # Clients do not expect an answer to a request that they have not sent yet: a refusal waits for it.
         if not has_room:
             self.refusal = "max_handshakes", HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes"
@@ -90,8 +90,8 @@ cdef class Door(_Base, asyncio.Protocol):
     def data_received(self, bytes data):
         """Collect the head."""
         cdef Py_ssize_t searched, known, end, head_bytes, max_head_bytes
-        doors = self.server.doors
-        if self.queue is doors.lingering:
+        handshakes = self.server.handshakes
+        if self.queue is handshakes.lingering:
             self.lingered_bytes += len(data)
             if self.lingered_bytes > LINGER_BYTES:
                 self.abort()
@@ -99,7 +99,7 @@ cdef class Door(_Base, asyncio.Protocol):
         known = len(self.data)
         searched = max(0, known - 3)
         self.data += data
-        if self.queue is doors.deciding:
+        if self.queue is handshakes.deciding:
             if self.has_hurried():
                 self.task.cancel()
                 self.refuse_hurry()
@@ -135,7 +135,7 @@ cdef class Door(_Base, asyncio.Protocol):
         A client of plain HTTP may send FIN behind the request, and read on (RFC 9293 section 3.6). A WebSocket client
         may not: it could not answer a CLOSE (RFC 6455 section 7.1.2), so it has left, and its hook is cancelled.
         """
-        self.is_half_closed = self.queue is self.server.doors.deciding and not self.is_handshake
+        self.is_half_closed = self.queue is self.server.handshakes.deciding and not self.is_handshake
         return self.is_half_closed
 
     def expect_plain_http(self):
@@ -225,7 +225,7 @@ cdef class Door(_Base, asyncio.Protocol):
             return self.reject(error)
         if self.task is None:
             return self.admit(request, result)
-        self.wait_in(server.doors.deciding)
+        self.wait_in(server.handshakes.deciding)
         self.task.add_done_callback(partial(self._receive_decision, request, result))
         return 0
 
@@ -237,7 +237,7 @@ cdef class Door(_Base, asyncio.Protocol):
             if inspect.iscoroutine(awaitable):
                 awaitable.close()
         # Not if it was answered meanwhile: then the hook was cancelled, and may have gone on.
-        if self.queue is not self.server.doors.deciding or self.transport.is_closing():
+        if self.queue is not self.server.handshakes.deciding or self.transport.is_closing():
             return
         if error is None:
             self.admit(request, result)
@@ -359,7 +359,7 @@ cdef class Door(_Base, asyncio.Protocol):
             return 0
         self.server.responses[int(response.status)] += 1
         self.stop_counting()
-        self.wait_in(self.server.doors.lingering)
+        self.wait_in(self.server.handshakes.lingering)
         self.data = b""     # of no use any more, and it may linger
         self.transport.write(encode_response(response, has_body=has_body))
         if self.is_half_closed:
@@ -368,7 +368,7 @@ cdef class Door(_Base, asyncio.Protocol):
             finish_writing(self.transport)  # the peer's FIN ends it
         return 0
 
-    # What the lobby does.
+    # What PendingHandshakes does.
 
     def refuse_slow_head(self):
         """The head is not there in time."""
@@ -384,7 +384,7 @@ cdef class Door(_Base, asyncio.Protocol):
 
     def cut_off(self):
         """Make room for another connection."""
-        if self.queue is self.server.doors.reading:
+        if self.queue is self.server.handshakes.reading:
             self.server.refused["max_handshakes"] += 1
         self.abort()
 

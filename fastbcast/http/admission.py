@@ -1,6 +1,6 @@
 """How many may be connected: in all, from one address, and in their handshakes.
 
-A connection is counted once, from its first moment as a Door until it is answered or gone, or to its last as a Client.
+A connection is counted once: as a Handshake until it is answered or gone, or else until its end as a Client.
 What has been refused and only lingers is bounded by `max_handshakes`.
 
 An address is an IPv4 address, or the first 64 bits of an IPv6 one: a household has as many of those as it likes.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from .options import ServerOptions
+from ..options import ServerOptions
 
 __all__ = ["Admission", "name_address"]
 

@@ -1,6 +1,6 @@
 """The head of one HTTP request, as httptools (llhttp) reads it.
 
-    bytes up to the empty line --HeadParser.feed--> HttpRequestParser --on_url, on_header--> Head
+    bytes up to the empty line --HeadParser.feed--> HttpRequestParser --on_url, on_header--> RequestHead
 
 A head may come in parts: what cannot be a request is found with the byte that makes it so.
 
@@ -30,7 +30,7 @@ cdef str _decode_stripped(bytes value):
     return PyUnicode_DecodeLatin1(start, size, NULL)
 
 
-cdef class Head:
+cdef class RequestHead:
     """A request's method, target, HTTP version and headers."""
 
     # httptools asks for each of these; what a class lacks costs it an exception.
@@ -59,13 +59,13 @@ cdef class HeadParser:
     """Reads one head, in as many parts as it comes in."""
 
     def __cinit__(self):
-        self.head = Head()
+        self.head = RequestHead()
         # The parser knows the head, and not the other way round, or each would wait for the garbage collector.
         self.parser = HttpRequestParser(self.head)
 
     cpdef bint feed(self, bytes data) except -1:
         """Read on, at most to the empty line; False from the first fault on: `head.fault` says what it is."""
-        cdef Head head = self.head
+        cdef RequestHead head = self.head
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade:   # llhttp stops behind such a head, and so does every caller

@@ -1,21 +1,21 @@
-from fastbcast._head cimport Head, HeadParser
+from fastbcast.http._request_head cimport RequestHead, HeadParser
 
 
 cdef class _Base:
     pass
 
 
-cdef class Door(_Base):
+cdef class Handshake(_Base):
     cdef object server, transport
     cdef object accepted            # the socket
     cdef object address             # as `socket.getpeername()` gives it, or as a trusted proxy says
     cdef bint is_proxied            # a trusted proxy will say
     cdef bint is_counted            # among the connections,
     cdef str counted_as             # and under this name of its address
-    cdef object queue               # the Deadlines in which it waits, one of the lobby's
+    cdef object queue               # the Deadlines in which it waits, one of the three of PendingHandshakes
     cdef bytes data                 # what was received and not looked at
     cdef HeadParser parser          # of the head, until it is there
-    cdef Head head                  # None: nothing of it has come yet
+    cdef RequestHead head           # None: nothing of it has come yet
     cdef tuple refusal              # decided already, told when the request is there
     cdef bint is_handshake          # it asks for the upgrade to WebSocket; else:
     cdef object route               # what answers it: see routes.py

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from ..typing import Request
 from .responses import Response
-from .typing import Request
 
 __all__ = ["METHODS", "Route", "find_route", "make_routes"]
 

@@ -1,4 +1,4 @@
-cdef class Head:
+cdef class RequestHead:
     cdef readonly str fault             # why it is malformed, or None
     cdef readonly bytes method
     cdef readonly bytes url             # the request target as it came
@@ -7,7 +7,7 @@ cdef class Head:
 
 
 cdef class HeadParser:
-    cdef readonly Head head
+    cdef readonly RequestHead head
     cdef object parser
 
     cpdef bint feed(self, bytes data) except -1

@@ -10,9 +10,9 @@ Invariants
 2. A response names a subprotocol only if the client offered it (section 4.2.2). Of extensions: extensions.py.
 """
 
-from fastbcast.authority import is_authority
-from fastbcast.extensions import is_extension_list
 from fastbcast.header_fields import is_token, split_list
+from fastbcast.http.authority import is_authority
+from fastbcast.http.extensions import is_extension_list
 
 from binascii import b2a_base64
 from hashlib import sha1

@@ -61,7 +61,7 @@ from .exceptions import (
 from .grant import Grant
 from .hub import Hub
 from .options import ChannelOptions, HubOptions, ServerOptions
-from .server import Server, serve
+from .server.server import Server, serve
 from .typing import Disconnect, Flushed, Lag, Missed, Request
 
 __all__ = [

@@ -24,18 +24,18 @@ from click.core import ParameterSource
 
 from . import logging as log
 from ._version import __version__
-from .handover import HandoverFailed
 from .http._handshake import DEFAULT_CHANNEL
 from .hub import Hub
-from .listeners import inherit, inherit_from_systemd, normalize_path
 from .load.command import bench_command, load_command
 from .options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .own_token import token_option
 from .paths import UserPath
-from .process import Process
-from .server import Server, serve
+from .server.handover import HandoverFailed
+from .server.listeners import inherit, inherit_from_systemd, normalize_path
+from .server.process import Process
+from .server.server import Server, serve
+from .server.tls import make_context
 from .streams import StreamFailed, require_output
-from .tls import make_context
 from .tokens import Tokens
 from .urls import require_text, url_argument
 

@@ -12,7 +12,8 @@ from contextlib import closing
 from raw_client import RawClient, handshake
 from support import until
 
-from fastbcast import Hub, acceptor, serve
+from fastbcast import Hub, serve
+from fastbcast.server import acceptor
 
 
 @contextlib.contextmanager

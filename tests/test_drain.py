@@ -11,7 +11,7 @@ from reference import CLOSE, TEXT, Frame
 from support import client_of, connections, fall_behind, numbers, server_of, subscribed, until
 
 from fastbcast import Disconnect, Hub, serve
-from fastbcast.drain import TICK_SECONDS
+from fastbcast.server.drain import TICK_SECONDS
 
 REASON = "service restart; retry-after=0.0"
 RESTARTED = Disconnect(1012, REASON, "server", "going_away")

@@ -19,9 +19,9 @@ from raw_client import handshake
 from reference import CLOSE, client_frame, parse_frames
 from websockets.sync.client import connect, unix_connect
 
-from fastbcast import handover
-from fastbcast.handover import READY, HandoverFailed, Offer, find_predecessor
-from fastbcast.listeners import Listeners
+from fastbcast.server import handover
+from fastbcast.server.handover import READY, HandoverFailed, Offer, find_predecessor
+from fastbcast.server.listeners import Listeners
 
 CLIENTS = 5_000
 

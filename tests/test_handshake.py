@@ -203,7 +203,7 @@ def test_nothing_of_a_handshake_stays_behind_it(run, monkeypatch, request_bytes,
         def __init__(self, *arguments):
             handshakes.append(weakref.ref(self))
 
-    monkeypatch.setattr("fastbcast.server.Handshake", Recording)
+    monkeypatch.setattr("fastbcast.server.server.Handshake", Recording)
 
     async def scenario():
         hub = Hub()

@@ -261,7 +261,7 @@ def test_a_broadcast_server_is_refused_the_second_time_while_the_first_goes_on()
 STOPPED = """
 import asyncio, os, signal, sys, uvloop
 from fastbcast import Hub, serve
-from fastbcast.process import Process
+from fastbcast.server.process import Process
 
 async def main():
     hub = Hub()

@@ -14,9 +14,10 @@ from security_table import Evidence, check, each_row, proves
 from support import authorize_for_ever, until
 from test_descriptors import descriptor_limit, use_up_descriptors
 
-from fastbcast import Hub, acceptor
+from fastbcast import Hub
 from fastbcast.http import _handshake, pending
-from fastbcast.tls import make_context
+from fastbcast.server import acceptor
+from fastbcast.server.tls import make_context
 from fastbcast.tokens import Tokens
 
 UNFINISHED = b"GET / HTTP/1.1\r\nHost: a\r\n"

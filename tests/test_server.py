@@ -69,7 +69,7 @@ async def test_what_is_sent_does_not_wait_for_more(monkeypatch):
             transports.append(transport)
             super().connection_made(transport)
 
-    monkeypatch.setattr("fastbcast.server.Handshake", Recording)
+    monkeypatch.setattr("fastbcast.server.server.Handshake", Recording)
 
     async with serve(Hub()) as server:
         with closing(await RawClient.connect(server.port)):

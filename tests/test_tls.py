@@ -23,7 +23,7 @@ from reference import BINARY, CLOSE, client_frame
 from support import connections, stall, subscribed, until
 
 from fastbcast import Hub, serve
-from fastbcast.tls import MAX_ANSWER_BYTES, RECORD_BYTES, Tls, make_context
+from fastbcast.server.tls import MAX_ANSWER_BYTES, RECORD_BYTES, Tls, make_context
 
 KIB = 1024
 

@@ -27,7 +27,7 @@ from ..failures import settle
 from ..http._handshake import channel_of
 from ..hub import Hub
 from ..options import ChannelOptions, HubOptions, ServerOptions
-from ..server import Server, serve
+from ..server.server import Server, serve
 
 if TYPE_CHECKING:
     from typing_extensions import Self

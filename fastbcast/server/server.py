@@ -20,20 +20,20 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from ._frames import CloseCode, encode_close
+from .._frames import CloseCode, encode_close
+from ..connection._client import Client
+from ..connection.keepalive import Keepalive
+from ..http._handshake import Handshake
+from ..http.admission import Admission
+from ..http.origins import Origins
+from ..http.pending import PendingHandshakes
+from ..http.proxies import TrustedProxies
+from ..http.routes import make_routes
+from ..hub import Hub
+from ..options import COMPRESSIONS, ServerOptions
 from .acceptor import Acceptor
-from .connection._client import Client
-from .connection.keepalive import Keepalive
 from .drain import close_spread, make_reason
-from .http._handshake import Handshake
-from .http.admission import Admission
-from .http.origins import Origins
-from .http.pending import PendingHandshakes
-from .http.proxies import TrustedProxies
-from .http.routes import make_routes
-from .hub import Hub
 from .listeners import Listeners, normalize_host, normalize_path, open_listeners
-from .options import COMPRESSIONS, ServerOptions
 from .tls import Tls
 
 __all__ = ["Server", "serve"]
@@ -65,7 +65,7 @@ class Server:
         self._sock = sock
         self.ssl = ssl
         self.options = options
-        page = files(__package__).joinpath("web/index.html").read_bytes() if options.page else None
+        page = files("fastbcast").joinpath("web/index.html").read_bytes() if options.page else None
         self.routes = make_routes(page, hub.count_subscribers)
         self.on_client_gone = self._client_gone     # one bound method for all clients
         self.origins = Origins(options.origins)

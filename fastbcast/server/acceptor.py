@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .logging import log_event
+from ..logging import log_event
 
 ACCEPTS_PER_TURN = 64
 """So that a storm of connects leaves the loop's other work its share of each turn."""

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Any, cast
 
-from .logging import log_event
+from ..logging import log_event
 
 RECORD_BYTES = 16 * 1024
 """The most that one TLS record holds (RFC 8446 section 5.1): what is encrypted at once, so that BIOs stay small."""

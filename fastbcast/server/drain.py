@@ -15,10 +15,10 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._frames import CloseCode
+from .._frames import CloseCode
 
 if TYPE_CHECKING:
-    from .connection._client import Client
+    from ..connection._client import Client
 
 TICK_SECONDS = 0.05
 """Closes come this often, at most: a sweep over the clients costs more than a close."""

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .logging import log_event
+from ..logging import log_event
 
 _Identity = tuple[int, int]
 

@@ -32,9 +32,9 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from .deadlines import wait_for
+from ..deadlines import wait_for
+from ..logging import log_event
 from .listeners import Listeners, inherit
-from .logging import log_event
 
 READY_SECONDS = 10.0
 """How long either side waits for the other's next word: a process that starts has nothing else to do."""

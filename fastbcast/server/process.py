@@ -14,8 +14,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from ..logging import log_event
 from .handover import Offer, Predecessor, find_predecessor
-from .logging import log_event
 from .server import Server, serve
 
 TAKEN_OVER = "taken over"

@@ -26,6 +26,7 @@ from . import logging as log
 from ._version import __version__
 from .http._handshake import DEFAULT_CHANNEL
 from .hub import Hub
+from .identity.tokens import Tokens
 from .load.command import bench_command, load_command
 from .options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
 from .own_token import token_option
@@ -36,7 +37,6 @@ from .server.process import Process
 from .server.server import Server, serve
 from .server.tls import make_context
 from .streams import StreamFailed, require_output
-from .tokens import Tokens
 from .urls import require_text, url_argument
 
 _Command = Callable[..., Any]

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from .exceptions import BadTokenFile
+from .identity.tokens import is_token, read_lines
 from .paths import UserPath
-from .tokens import is_token, read_lines
 
 __all__ = ["token_option"]
 

@@ -16,9 +16,9 @@ from test_descriptors import descriptor_limit, use_up_descriptors
 
 from fastbcast import Hub
 from fastbcast.http import _handshake, pending
+from fastbcast.identity.tokens import Tokens
 from fastbcast.server import acceptor
 from fastbcast.server.tls import make_context
-from fastbcast.tokens import Tokens
 
 UNFINISHED = b"GET / HTTP/1.1\r\nHost: a\r\n"
 

@@ -9,9 +9,10 @@ from raw_client import RawClient, ask, handshake, serving
 from reference import CLOSE, TEXT, Frame, close_payload
 from support import subscribed
 
-from fastbcast import Grant, Hub, Reject, Request, tokens
+from fastbcast import Grant, Hub, Reject, Request
 from fastbcast.exceptions import BadTokenFile
-from fastbcast.tokens import MAX_TOKENS, MIN_TOKEN_CHARACTERS, Tokens
+from fastbcast.identity import tokens
+from fastbcast.identity.tokens import MAX_TOKENS, MIN_TOKEN_CHARACTERS, Tokens
 
 READER = "reader-0123456789abcdef"
 WRITER = "writer+/~._-0123456789=="

@@ -22,10 +22,10 @@ from hmac import compare_digest
 from itertools import takewhile
 from pathlib import Path
 
-from .exceptions import BadTokenFile, Reject
-from .grant import Grant
-from .logging import log_event
-from .typing import Request
+from ..exceptions import BadTokenFile, Reject
+from ..grant import Grant
+from ..logging import log_event
+from ..typing import Request
 
 __all__ = ["Tokens", "is_token", "read_lines"]
 

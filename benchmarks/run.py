@@ -44,7 +44,7 @@ from servers import (
     require_options,
 )
 
-from fastbcast.load.command import parse_plan
+from fastbcast.command.load import parse_plan
 from fastbcast.load.crew import LoadFailed, run_load
 from fastbcast.load.machine import describe_machine
 from fastbcast.load.result import make_result

@@ -1,4 +1,4 @@
-"""What the commands do with the URL of a server: how it is given, its user and password, and how it is shown."""
+"""What commands and the load generator do with the URL of a server: its user and password, and how it is shown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import base64
 import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
-import click
-
-__all__ = ["hide_secrets", "hide_secrets_in", "prepare_url", "require_text", "url_argument"]
+__all__ = ["hide_secrets", "hide_secrets_in", "prepare_url"]
 
 _URL = re.compile(r"\w+://[^\s'\"]*[^\s'\":]")
 _PRINTABLE = "".join(map(chr, range(33, 127)))
@@ -50,15 +48,3 @@ def prepare_url(url: str) -> tuple[str, str | None]:
     name, _, password = user.partition(":")
     pair = unquote_to_bytes(name) + b":" + unquote_to_bytes(password)
     return prepared, f"Basic {base64.b64encode(pair).decode()}"
-
-
-def require_text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A click callback: Python keeps bytes of an argument that are not UTF-8 as lone surrogates (PEP 383)."""
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError:
-        raise click.BadParameter("it is not UTF-8 text") from None
-    return value
-
-
-url_argument = click.argument("url", callback=require_text)

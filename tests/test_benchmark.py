@@ -9,7 +9,7 @@ import servers
 from cases import LOAD, Case
 from columns import CPU_US, MIB
 
-from fastbcast.load.command import parse_plan
+from fastbcast.command.load import parse_plan
 
 
 @pytest.mark.parametrize("name", scenarios.SCENARIOS)

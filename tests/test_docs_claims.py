@@ -8,7 +8,7 @@ from raw_client import RawClient, get, handshake, serving
 from security_table import DEFAULTS, ROOT, UNITS, read_rows
 
 from fastbcast import Hub, Reject
-from fastbcast.cli import main
+from fastbcast.command.cli import main
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 OF_SERVE = [ROOT / "SECURITY.md", *(ROOT / "docs" / f"{name}.md" for name in ("deploy", "entering", "handshakes"))]

@@ -54,7 +54,8 @@ async def main():
 
 COMMAND = """
 import sys
-from fastbcast import Hub, cli
+from fastbcast import Hub
+from fastbcast.command import cli
 
 Hub.relay = lambda self, client, message: sys.exit(int(message))
 cli.main(["serve", "--port", "0", *sys.argv[1:]])

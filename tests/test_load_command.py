@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import seconds
 
-from fastbcast.load.command import parse_plan
+from fastbcast.command.load import parse_plan
 from fastbcast.load.connector import Connector
 from fastbcast.load.plan import Plan, parse_bytes, parse_slow, parse_sources
 from fastbcast.load.require import BadRequirement, parse_requirement

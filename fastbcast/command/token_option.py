@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from .exceptions import BadTokenFile
-from .identity.tokens import is_token, read_lines
+from ..exceptions import BadTokenFile
+from ..identity.tokens import is_token, read_lines
 from .paths import UserPath
 
 __all__ = ["token_option"]

@@ -22,22 +22,22 @@ import click
 import uvloop
 from click.core import ParameterSource
 
-from . import logging as log
-from ._version import __version__
-from .http._handshake import DEFAULT_CHANNEL
-from .hub import Hub
-from .identity.tokens import Tokens
-from .load.command import bench_command, load_command
-from .options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
-from .own_token import token_option
+from .. import logging as log
+from .._version import __version__
+from ..http._handshake import DEFAULT_CHANNEL
+from ..hub import Hub
+from ..identity.tokens import Tokens
+from ..options import COMPRESSIONS, POLICIES, ChannelOptions, HubOptions, ServerOptions
+from ..server.handover import HandoverFailed
+from ..server.listeners import inherit, inherit_from_systemd, normalize_path
+from ..server.process import Process
+from ..server.server import Server, serve
+from ..server.tls import make_context
+from .load import bench_command, load_command
 from .paths import UserPath
-from .server.handover import HandoverFailed
-from .server.listeners import inherit, inherit_from_systemd, normalize_path
-from .server.process import Process
-from .server.server import Server, serve
-from .server.tls import make_context
 from .streams import StreamFailed, require_output
-from .urls import require_text, url_argument
+from .token_option import token_option
+from .url_argument import require_text, url_argument
 
 _Command = Callable[..., Any]
 
@@ -222,7 +222,7 @@ def demo_command(**options: Any) -> None:
 @url_argument
 @click.argument("message", required=False, callback=require_text)
 def publish_command(url: str, message: str | None, token: str | None) -> None:
-    from .tool import publish_to, read_lines  # picows, which a server does without
+    from .clients import publish_to, read_lines  # picows, which a server does without
 
     _run_client(publish_to(url, read_lines(sys.stdin.buffer) if message is None else [message], token))
 
@@ -238,7 +238,7 @@ def publish_command(url: str, message: str | None, token: str | None) -> None:
 @token_option
 @url_argument
 def listen_command(url: str, token: str | None) -> None:
-    from .tool import listen_to
+    from .clients import listen_to
 
     require_output()
     _run_client(listen_to(url, token))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..own_token import token_option
-from ..paths import UserPath
-from ..streams import StreamFailed, require_output
-from ..urls import hide_secrets_in, url_argument
+from ..urls import hide_secrets_in
+from .paths import UserPath
+from .streams import StreamFailed, require_output
+from .token_option import token_option
+from .url_argument import url_argument
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from ..load.plan import Plan
 
 __all__ = ["bench_command", "load_command", "parse_plan"]
 
@@ -56,7 +57,7 @@ def _parsed(parser: str) -> Any:
         if value is None or value == ():
             return value
         check_installed()
-        from . import plan
+        from ..load import plan
 
         try:
             if isinstance(value, tuple):
@@ -72,7 +73,7 @@ def _requirements(context: click.Context, parameter: click.Parameter, texts: tup
     if not texts:
         return ()
     check_installed()
-    from .require import BadRequirement, parse_requirement
+    from ..load.require import BadRequirement, parse_requirement
 
     try:
         return tuple(parse_requirement(text) for text in texts)
@@ -159,12 +160,12 @@ def load_command(
     requirements: tuple[Any, ...], json_path: Path | None, html_path: Path | None, quiet: bool, **options: Any
 ) -> None:
     check_installed()
-    from .crew import LoadFailed, run_load
-    from .progress import Progress
-    from .report import render_report
-    from .result import make_result
-    from .table import print_result
-    from .verdict import find_problems, judge
+    from ..load.crew import LoadFailed, run_load
+    from ..load.progress import Progress
+    from ..load.report import render_report
+    from ..load.result import make_result
+    from ..load.table import print_result
+    from ..load.verdict import find_problems, judge
 
     try:
         plan = _make_plan(**options)
@@ -189,7 +190,7 @@ def parse_plan(arguments: list[str]) -> Plan:
 
 
 def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **options: Any) -> Plan:
-    from .plan import Plan
+    from ..load.plan import Plan
 
     if options["is_idle"] and expect_prefix is not None:
         raise ValueError("--idle expects no message, --expect-prefix does")
@@ -215,10 +216,10 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **
 @click.option("--quiet", is_flag=True, help="No progress display. Without a terminal there is none.")
 def bench_command(quick: bool, rounds: int | None, clients: str | None, json_path: Path | None, quiet: bool) -> None:
     check_installed()
-    from .bench import FULL, QUICK, describe, estimate_seconds, measure_matrix, why_left_out
-    from .machine import describe_machine
-    from .table import print_bench
-    from .target import ServerUnavailable
+    from ..load.bench import FULL, QUICK, describe, estimate_seconds, measure_matrix, why_left_out
+    from ..load.machine import describe_machine
+    from ..load.table import print_bench
+    from ..load.target import ServerUnavailable
 
     matrix, rounds = (QUICK, rounds or 1) if quick else (FULL, rounds or 3)
     if clients is not None:

@@ -25,8 +25,8 @@ from picows.websockets import (
     connect,
 )
 
+from ..urls import hide_secrets, hide_secrets_in, prepare_url
 from .streams import StreamFailed
-from .urls import hide_secrets, hide_secrets_in, prepare_url
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What `listen` takes from a server it was told to trust."""

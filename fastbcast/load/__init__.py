@@ -1,6 +1,6 @@
 """The load generator: thousands of real WebSocket clients, and a verdict on the server they talk to.
 
-    command.py      fastbcast load, fastbcast bench
+    ../command/load.py      the commands: fastbcast load, fastbcast bench
     plan.py         what a run is to do
       -> crew.py            its processes, and who watches them
         -> part.py          what one process does, phase by phase

@@ -24,6 +24,7 @@ from posix.unistd cimport close, read, write
 from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport OPCODE_BINARY, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT
 from fastbcast.load._board cimport Board
+from fastbcast.load._client_frames cimport apply_mask, write_header
 from fastbcast.load._crowd cimport (
     ABNORMAL_CLOSURE,
     CLOSE_CODES,
@@ -37,7 +38,6 @@ from fastbcast.load._crowd cimport (
     epoll_wait,
 )
 from fastbcast.load._inbound cimport MAX_MESSAGE_BYTES, Inbound
-from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:
     EVENTS_PER_ROUND = 64

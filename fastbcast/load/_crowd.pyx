@@ -20,8 +20,8 @@ from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport MAX_CONTROL_PAYLOAD_BYTES, OPCODE_CLOSE
 from fastbcast.load._audit cimport PUBLISHER, SLOW, Audit, Reader
 from fastbcast.load._board cimport Board, record
-from fastbcast.load._head cimport find_header, has_text, memmem
-from fastbcast.load._wire cimport apply_mask, scramble, write_header
+from fastbcast.load._client_frames cimport apply_mask, scramble, write_header
+from fastbcast.load._response_head cimport find_header, has_text, memmem
 
 
 cdef extern from "<sys/socket.h>" nogil:

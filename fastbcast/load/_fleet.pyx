@@ -22,6 +22,7 @@ from fastbcast._clock cimport now_ns
 from fastbcast._frames cimport OPCODE_BINARY, OPCODE_TEXT
 from fastbcast.load._audit cimport PUBLISHER
 from fastbcast.load._board cimport Board, load_acquire
+from fastbcast.load._client_frames cimport apply_mask, write_header
 from fastbcast.load._crowd cimport (
     EPOLL_CTL_ADD,
     EPOLLIN,
@@ -33,7 +34,6 @@ from fastbcast.load._crowd cimport (
 )
 from fastbcast.load._inbound cimport Inbound
 from fastbcast.load._stamp cimport STAMP_BYTES
-from fastbcast.load._wire cimport apply_mask, write_header
 
 cdef enum:
     EVENTS_PER_ROUND = 64       # small: the publishers have their turn after each round

@@ -28,6 +28,7 @@ from fastbcast._frames cimport (
 )
 from fastbcast.load._audit cimport PUBLISHER, SLOW, STEADY
 from fastbcast.load._board cimport Board
+from fastbcast.load._client_frames cimport Frame, read_header
 from fastbcast.load._crowd cimport (
     ABNORMAL_CLOSURE,
     CONNECTING,
@@ -55,7 +56,6 @@ from fastbcast.load._strand cimport (
     unfollow,
     unpack,
 )
-from fastbcast.load._wire cimport Frame, read_header
 
 
 cdef extern from "<sys/socket.h>" nogil:

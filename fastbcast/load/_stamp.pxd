@@ -7,7 +7,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastbcast.load._wire cimport scramble
+from fastbcast.load._client_frames cimport scramble
 
 cdef enum:
     STAMP_BYTES = 40

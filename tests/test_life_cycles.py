@@ -240,12 +240,12 @@ def descriptors_are_short():
 def test_who_waits_for_a_fleet_that_is_closed_meanwhile_is_told():
     with BroadcastServer() as server:
         fleet = Fleet(1, server.url, server=server)
-        waiting = fleet._owner.begin(int, lambda: False)
+        waiting = fleet._thread.begin(int, lambda: False)
         fleet.close()
         with pytest.raises(RuntimeError, match="closed meanwhile"):
             waiting.result(seconds(10))
         with pytest.raises(RuntimeError, match="closed meanwhile"):     # also what is begun only afterwards
-            fleet._owner.begin(int, lambda: False).result(seconds(10))
+            fleet._thread.begin(int, lambda: False).result(seconds(10))
 
 
 def test_a_broadcast_server_is_refused_the_second_time_while_the_first_goes_on():

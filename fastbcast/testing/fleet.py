@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..connection._client import Client
 from .drain import drain
-from .owner import Owner
+from .fleet_thread import FleetThread
 from .server import DRAIN_SECONDS, BroadcastServer
 
 try:
@@ -93,7 +93,7 @@ class Fleet:
         except BaseException:
             self._audience.close()
             raise
-        self._owner = Owner(self._audience)
+        self._thread = FleetThread(self._audience)
         if server is not None:
             server.fleets.add(self)
 
@@ -111,7 +111,7 @@ class Fleet:
     @property
     def counts(self) -> list[int]:
         """How many messages each client has got."""
-        return self._owner.ask(self._audience.read_counts)
+        return self._thread.ask(self._audience.read_counts)
 
     @property
     def messages(self) -> list[list[str | bytes]]:
@@ -124,12 +124,12 @@ class Fleet:
     @property
     def open_count(self) -> int:
         """How many clients are connected."""
-        return len(self._owner.ask(self._audience.read_open))
+        return len(self._thread.ask(self._audience.read_open))
 
     @property
     def closes(self) -> dict[int, int]:
         """How many clients the server has closed, by code; 1005: it sent none, 1006: there was no CLOSE."""
-        return self._owner.ask(self._audience.read_closes)
+        return self._thread.ask(self._audience.read_closes)
 
     # What may be done.
 
@@ -152,11 +152,11 @@ class Fleet:
             return
         self._has_left = True
         audience = self._audience
-        left = self._owner.begin(
+        left = self._thread.begin(
             lambda: [audience.leave(number) for number in audience.read_open()], lambda: audience.leaving == 0
         )
         concurrent.futures.wait([left], LEAVE_SECONDS)
-        self._owner.end()
+        self._thread.end()
         audience.close()
 
     def __enter__(self) -> Self:
@@ -177,7 +177,7 @@ class Fleet:
     def begin_pings(self, numbers: Collection[int] | None) -> concurrent.futures.Future[Any]:
         """Let these clients (None: all) send a PING; done when each has its PONG, or has been closed."""
         audience = self._audience
-        return self._owner.begin(
+        return self._thread.begin(
             lambda: [audience.ping(number) for number in (audience.read_open() if numbers is None else numbers)],
             lambda: audience.unanswered == 0,
         )
@@ -210,7 +210,7 @@ class Fleet:
 
     def describe_lacking(self, behind: Collection[int]) -> dict[str, str]:
         """What is known of the clients that are `behind`, and of those whose PING has no PONG, by client."""
-        lacking = dict.fromkeys(self._owner.ask(self._audience.read_unanswered), "its PING has no PONG")
+        lacking = dict.fromkeys(self._thread.ask(self._audience.read_unanswered), "its PING has no PONG")
         if self.server is not None:
             try:
                 lacking |= self.server.call_within(DESCRIBE_SECONDS, self._describe_behind, behind)
@@ -235,9 +235,9 @@ class Fleet:
     def _read_messages(self) -> list[list[str | bytes]]:
         if not self._keeps_messages:
             raise RuntimeError("this fleet was made with keep_messages=False: there are only counts")
-        for number, message in self._owner.ask(self._audience.take_kept):
+        for number, message in self._thread.ask(self._audience.take_kept):
             self._messages[number].append(message)
-        if self._owner.ask(lambda: self._audience.dropped_messages):
+        if self._thread.ask(lambda: self._audience.dropped_messages):
             raise RuntimeError(
                 f"the messages of this fleet are more than {MAX_KEPT_BYTES:,} bytes: make it with keep_messages=False"
             )
@@ -245,27 +245,27 @@ class Fleet:
 
     def _send(self, number: int, message: str | bytes) -> None:
         self._has_sent = True
-        if not self._owner.ask(lambda: self._audience.send(number, message)):
+        if not self._thread.ask(lambda: self._audience.send(number, message)):
             raise ConnectionError(f"client {number} of {self.url} is not connected any more")
 
     def _read_freely(self, number: int) -> None:
         self.is_slow = False
-        self._owner.ask(lambda: self._audience.read_freely(number))
+        self._thread.ask(lambda: self._audience.read_freely(number))
 
     def _close(self, number: int) -> None:
         audience = self._audience
-        self._owner.begin(lambda: audience.leave(number), lambda: audience.leaving == 0).result(LEAVE_SECONDS)
+        self._thread.begin(lambda: audience.leave(number), lambda: audience.leaving == 0).result(LEAVE_SECONDS)
 
     def _wait_closed(self, number: int, timeout: float) -> int | None:
         audience = self._audience
         try:
-            self._owner.begin(lambda: None, lambda: number not in audience.read_open()).result(timeout)
+            self._thread.begin(lambda: None, lambda: number not in audience.read_open()).result(timeout)
         except concurrent.futures.TimeoutError:
             raise TimeoutError(f"client {number} of {self.url} is still connected after {timeout:g} s") from None
         return self._close_code(number)
 
     def _close_code(self, number: int) -> int | None:
-        return self._owner.ask(self._audience.read_close_codes)[number] or None
+        return self._thread.ask(self._audience.read_close_codes)[number] or None
 
     # Connecting, before there is the thread.
 
@@ -323,7 +323,7 @@ class FleetClient:
 
     @property
     def is_open(self) -> bool:
-        return self.fleet._owner.ask(lambda: self.fleet._audience.is_open(self.number))
+        return self.fleet._thread.ask(lambda: self.fleet._audience.is_open(self.number))
 
     @property
     def close_code(self) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from ..load._audience import Audience
 
-__all__ = ["Owner"]
+__all__ = ["FleetThread"]
 
 ASK_SECONDS = 30.0
 """How long the thread may take to answer."""
@@ -22,7 +22,7 @@ LISTEN_SECONDS = 3600.0
 _Result = TypeVar("_Result")
 
 
-class _Wish:
+class _Task:
     """Something that is looked at after all news until it is so."""
 
     def __init__(self, begin: Callable[[], object], is_so: Callable[[], bool]) -> None:
@@ -52,7 +52,7 @@ class _Wish:
         self.future.set_exception(RuntimeError("the fleet was closed meanwhile"))
 
 
-class Owner:
+class FleetThread:
     """Owns `audience` from now on, until `end()`.
 
     There is no lock: a signal handler, or a `__del__` that the collector runs, may ask in the middle of `begin`.
@@ -60,7 +60,7 @@ class Owner:
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
-        self._new: deque[_Wish] = deque()
+        self._new: deque[_Task] = deque()
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="fleet", daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class Owner:
 
     def begin(self, begin: Callable[[], object], is_so: Callable[[], bool]) -> concurrent.futures.Future[Any]:
         """Run `begin` on the thread; the future has its result as soon as `is_so()`, which is asked after all news."""
-        wish = _Wish(begin, is_so)
+        wish = _Task(begin, is_so)
         self._new.append(wish)
         if self._is_ending:     # or the thread sees it before it ends
             self._thread.join()
@@ -90,7 +90,7 @@ class Owner:
         self._thread.join()
 
     def _work(self) -> None:
-        wishes: list[_Wish] = []
+        wishes: list[_Task] = []
         while True:
             is_ending = self._is_ending     # first: what was asked for before is among the new ones
             wishes += self._take_new()
@@ -101,7 +101,7 @@ class Owner:
                 return
             self._audience.listen(LISTEN_SECONDS)
 
-    def _take_new(self) -> list[_Wish]:
+    def _take_new(self) -> list[_Task]:
         new = []
         with contextlib.suppress(IndexError):   # it is empty
             while True:

@@ -1,46 +1,43 @@
 """fastbcast: one message in, thousands of WebSocket clients out.
 
-The path of a message, and the file that owns each step:
+On top are the modules that applications import, and the ground floor on which everything stands. Each folder is one
+stretch of a message's way; its `__init__.py` maps its files. A module imports only from what stands above it in this
+list (tests/test_layers.py asserts that):
 
-    hub.publish(channel, message)       hub.py, channel.py; from other places: _publish_queue.pyx
-      -> one RFC 6455 frame             _frames.pyx    encoded once
-      -> a shared, bounded log          _log.pyx       stored once; every subscriber is a cursor into it
-        and, compressed, into others    _lanes.pyx     a log for each form; compressed once (_deflate.pyx) for all
-      -> the end of the loop's turn     _sweeper.pyx   which channels are swept, and for how long
-      -> one sweep, without the GIL     _round.pyx     one send(2) per subscriber of all it lacks
-      -> the socket, or its Transport   _wire.pyx      the one ordered writer of a client
+    ground floor  _frames.pyx           one RFC 6455 frame, encoded once
+                  _clock.pxd, _ticker.pyx, deadlines.py     time; deadlines do not count frozen time
+                  options.py, exceptions.py, typing.py, grant.py, channel_names.py, header_fields.py, urls.py,
+                  logging.py, failures.py
+    deflate/      permessage-deflate, both ways
+    log/          messages, each stored once; a subscriber is a position in them
+    fanout/       one channel: its subscribers, and the sweep that writes to each what it lacks
+    channel.py    a channel, as applications see it
+    connection/   one client, from its 101 to its end
+    hub.py        the hub: channels and clients, without any server; _publish_queue.pyx: publishing from other threads
+    http/         the one request that a connection begins with, and what it becomes
+    server/       sockets, TLS, drain, and the process
+    identity/     hooks that decide who may enter; applications import them as tokens.py
+    command/      the command line
 
-    one channel, in layers              _fanout.pyx    publish, subscribe, catch up
-                                        _round.pyx     the sweep
-                                        _delivery.pyx  one subscriber's turn: what a sweep cannot finish
-                                        _tally.pyx     written, conflated, skipped, evicted, left, pending
-                                        _forms.pyx     who is sent which form: plain, deflated, windowed
-                                        _roster.pyx    who is subscribed, and how far behind
+    load/         the load generator: it stands on the ground floor and deflate/ only
+    testing/      real servers and clients for tests: it stands on the server and on load/
+    web/          the page of `fastbcast serve --page`
 
-    who does not keep up                _policy.pyx    limits, and what becomes of it
-      of each key only the newest       _compact.pyx   what a conflating channel sends to who is behind
-      as time passes                    watch.py       stalled clients, soft limits
-      by which clock                    _ticker.pyx    all deadlines: frozen time does not count; read, then judge
+The way of a message:
 
-    what a client sends                 _parser.pyx    bytes -> messages, checked as RFC 6455 asks
-                                        _inflate.pyx   what comes compressed, with a bound
-                                        _client.pyx    the life of a connection -> handlers.py
-      what all of a hub's share         _context.pyx   limits, buffers, and whom they tell what has happened
-      where it is subscribed            _subscriber.pyx
-      how much, and what it may do      throttle.py, rights.py
-    who is silent                       keepalive.py
-    how it got in                       listeners.py -> acceptor.py -> (tls.py) -> _door.pyx -> server.py
-      or which other answer it gets     routes.py, responses.py
-      rules                             _head.pyx (httptools), _handshake.pyx, authority.py, extensions.py, origins.py
-      limits                            lobby.py (before the 101, with deadlines.py), admission.py (how many)
-      whom it is from                   proxies.py
-    how it all ends                     drain.py, handover.py (to the next process), process.py (signals)
+    hub.publish(channel, message)       hub.py, channel.py
+      -> one RFC 6455 frame             _frames.pyx               encoded once
+      -> a shared, bounded log          log/_log.pyx              stored once
+        and, compressed, into others    log/_lanes.pyx            compressed once (deflate/_deflate.pyx) for all
+      -> the end of the loop's turn     fanout/_sweeper.pyx       which channels are swept, and for how long
+      -> one sweep, without the GIL     fanout/_round.pyx         one send(2) per subscriber of all it lacks
+      -> the socket, or its Transport   fanout/_wire.pyx          the one ordered writer of a client
 
-`hub.py` and what is below it are the fan-out component; `server.py` puts it on a port; `cli.py` is the
-command, `streams.py` its standard streams, `tokens.py` its token files; `tool.py`, with `interim.py` and `urls.py`,
-is its small clients; `testing` is for tests of what is built on it. Settings are in
-`options.py`, exceptions in `exceptions.py`, small types in `typing.py`; what is logged, and
-how, in `log.py`.
+The way of a client:
+
+    server/listeners.py -> server/acceptor.py -> (server/tls.py) -> http/_handshake.pyx -> connection/_client.pyx
+
+docs/data-path.md follows a message step by step, with what each step costs.
 """
 
 from ._frames import CloseCode

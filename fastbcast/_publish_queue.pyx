@@ -81,12 +81,17 @@ cdef class PublishQueue:
         return 0
 
     def take(self, seconds=None):
-        """Publish what is queued, for `seconds` or a slice of time; the rest in the next turn."""
+        """Publish what is queued by now, for `seconds` or a slice of time; the rest in the next turn.
+
+        Not what is queued meanwhile: another thread that never stops would keep the loop here for ever.
+        """
         cdef double end = now_ns() / 1e9 + (self.slice_seconds if seconds is None else <double>seconds)
+        cdef Py_ssize_t left = len(self.messages)
         cdef tuple message
         self.is_take_scheduled = False
         try:
-            while self.messages and now_ns() / 1e9 < end:
+            while left and self.messages and now_ns() / 1e9 < end:
+                left -= 1
                 message = self.messages.popleft()
                 channel, frame, key = message
                 self.queued_bytes -= measure(frame, key)

@@ -1,8 +1,12 @@
 """`flushed`: what it waits for, and what it counts."""
 
 import asyncio
+import contextlib
+import threading
+import time
 
 import pytest
+from conftest import seconds
 from reference import CLOSE, close_payload
 from support import (
     POLICIES,
@@ -16,7 +20,7 @@ from support import (
     until,
 )
 
-from fastbcast import Flushed, Hub
+from fastbcast import Flushed, Hub, PublishQueueFull, serve
 
 FRAME_BYTES = 10_004
 # What becomes of a message that a client does not get, on a channel of this policy.
@@ -349,3 +353,25 @@ async def test_what_becomes_of_a_message_inside_its_own_publish_is_counted(polic
         assert also.is_writing_paused or not also.is_open
         answers = [(subscribers, await answer) for subscribers, answer in asked if answer.cr_frame]
         assert all(sum(answer) == subscribers for subscribers, answer in answers)
+
+
+async def test_a_thread_that_goes_on_publishing_does_not_keep_flushed_from_returning():
+    hub = Hub()
+    end = time.monotonic() + seconds(5)
+    is_over = threading.Event()
+
+    def publish():
+        while not is_over.is_set() and time.monotonic() < end:
+            with contextlib.suppress(PublishQueueFull):
+                hub.publish_threadsafe("x", b"message")
+
+    async with serve(hub):
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            await until(lambda: hub.stats()["published_messages"])
+            await hub.flushed()
+            assert thread.is_alive()
+        finally:
+            is_over.set()
+            thread.join()

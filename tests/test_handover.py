@@ -103,6 +103,16 @@ def test_one_that_starts_while_the_first_is_told_to_stop_and_drains_serves_at_th
     assert interrupt(second) == (0, "", "")
 
 
+def test_the_first_signal_to_one_that_drains_because_it_was_taken_over_is_no_second_one(start, path):
+    first = start("--port", "0", "--handover", path, "--drain-seconds", "3600")
+    port = int(first.line.rstrip("/\n").rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)):     # which the drain waits for
+        second = start("--port", "0", "--handover", path)
+        first.send_signal(signal.SIGTERM)
+    assert end_of(first) == (0, "", "")
+    assert interrupt(second) == (0, "", "")
+
+
 def test_only_its_own_user_may_ask(start, path):
     start("--port", "0", "--handover", path)
     assert os.stat(path).st_mode & 0o777 == 0o600

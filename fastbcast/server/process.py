@@ -32,7 +32,7 @@ class Process:
         self._drain_seconds = drain_seconds
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Future[signal.Signals | str] = self._loop.create_future()
-        self._stopped: tuple[signal.Signals, float] | None = None   # the first signal, and when it came
+        self._signal: tuple[signal.Signals, float] | None = None    # the first that came, and when
         self._offer: Offer | None = None
         self.predecessor: Predecessor | None = None
         """Who hands over its sockets to this process."""
@@ -86,14 +86,14 @@ class Process:
 
     def _signalled(self, received: signal.Signals) -> None:
         now = self._loop.time()
-        if self._stopped is not None:
-            first, stopped_at = self._stopped
-            if received == first and now - stopped_at < SAME_STOP_SECONDS:
+        if self._signal is not None:
+            first, signalled_at = self._signal
+            if received == first and now - signalled_at < SAME_STOP_SECONDS:
                 return
-        if self._stop.done():
             os._exit(128 + received)
-        self._stopped = received, now
-        self._stop.set_result(received)
+        self._signal = received, now
+        if not self._stop.done():   # a process that was taken over drains already, and goes on
+            self._stop.set_result(received)
 
     def _taken_over(self) -> None:
         if not self._stop.done():

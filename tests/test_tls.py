@@ -75,7 +75,7 @@ RULES = [
 @pytest.mark.parametrize(("test", "arguments"), RULES, ids=lambda value: getattr(value, "__name__", "")[5:])
 def test_a_rule_holds(run, tls, monkeypatch, test, arguments):
     monkeypatch.setattr(sys.modules[test.__module__], "serve", functools.partial(serve, ssl=tls[0]), raising=False)
-    test(run, *arguments)
+    run(test(*arguments))
 
 
 async def test_a_message_is_not_written_while_it_waits_among_others_for_the_socket(tls):

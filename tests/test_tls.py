@@ -24,8 +24,10 @@ from support import connections, stall, subscribed, until
 
 from fastbcast import Hub, serve
 from fastbcast.server.tls import MAX_ANSWER_BYTES, RECORD_BYTES, Tls, make_context
+from fastbcast.testing import BroadcastServer
 
 KIB = 1024
+UPLOADS, MESSAGES = 2, 20
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ RULES = [
 @pytest.mark.parametrize(("test", "arguments"), RULES, ids=lambda value: getattr(value, "__name__", "")[5:])
 def test_a_rule_holds(run, tls, monkeypatch, test, arguments):
     monkeypatch.setattr(sys.modules[test.__module__], "serve", functools.partial(serve, ssl=tls[0]), raising=False)
-    test(run, *arguments)
+    run(test(*arguments))
 
 
 async def test_a_message_is_not_written_while_it_waits_among_others_for_the_socket(tls):
@@ -166,12 +168,43 @@ async def test_a_request_that_is_no_handshake_is_answered(tls):
         assert b"<html" in body.lower()
 
 
+async def test_servers_in_two_threads_do_not_read_into_one_buffer(tls):
+    async def upload(server):
+        with closing(await RawClient.connect(server.port)) as raw:
+            for _ in range(MESSAGES):
+                await raw.send(message)
+            await raw.send_frame(CLOSE, b"\x03\xe8")
+            assert await raw.read_close() == (1000, "")
+
+    message = client_frame(BINARY, bytes(1024 * KIB))
+    with BroadcastServer() as first, BroadcastServer() as second:
+        for server in (first, second):
+            server.call(setattr, server.server, "ssl", tls[0])
+        await asyncio.gather(*(upload(server) for server in (first, second) * UPLOADS))
+        for server in (first, second):
+            assert server.call(server.server.stats)["refused"] == {}
+            assert server.call(server.hub.stats)["received_messages"] == UPLOADS * MESSAGES
+
+
+async def test_a_client_that_answers_the_close_and_is_gone_is_no_error(tls, caplog):
+    hub = Hub()
+    hub.on_message(lambda client, message: client.close())
+    async with serving(hub) as server:
+        with closing(await RawClient.connect(server.port)) as raw:
+            await raw.send_frame(BINARY, b"close")
+            assert len(await raw.read_frames(1)) == 1
+            raw.send_now(client_frame(CLOSE, b"\x03\xe8"))
+        await until(lambda: not server.stats()["connections"])
+    assert caplog.records == []
+
+
 # Handshakes that fail.
 
 
 @pytest.mark.parametrize(
-    "data", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x00\x05hello", bytes(1000)],
-    ids=["plain-http", "garbage-in-a-record", "zeros"],
+    "data",
+    [get(), b"\r\n" + get(), b"\x16\x03\x01\x00\x05hello", bytes(1000)],
+    ids=["plain-http", "plain-http-behind-an-empty-line", "garbage-in-a-record", "zeros"],
 )
 def test_what_is_no_tls_is_refused_counted_and_not_logged(run, tls, data, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
@@ -183,7 +216,7 @@ def test_what_is_no_tls_is_refused_counted_and_not_logged(run, tls, data, monkey
                 await raw.send(data)
                 while await raw.receive():
                     pass
-            assert raw.data.startswith(b"HTTP/1.1 400 ") == data.startswith(b"GET")
+            assert raw.data.startswith(b"HTTP/1.1 400 ") == (b"GET" in data)
             await until(lambda: not server.handshakes)
             assert server.refused == {"tls": 1}
 

@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import threading
 from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Any, cast
@@ -33,9 +34,22 @@ MAX_ANSWER_BYTES = 16 * 1024
 """What OpenSSL may answer to a peer that reads nothing; a key update is answered with 27 bytes."""
 HANDSHAKE_RECORD = 22
 """The first byte of a ClientHello (RFC 8446 section 5.1). Old clients may begin with one above 127, that of SSL 2."""
+BEGINS_PLAIN_HTTP = ascii_uppercase + "\r"
+"""A method, or the empty line that may come before a request (RFC 9112 section 2.2)."""
 
-# Ciphertext lies here only between `get_buffer` and `buffer_updated`, which no other connection's calls come between.
-_received = memoryview(bytearray(RECORD_BYTES))
+
+class _Thread(threading.local):
+    """What all connections of one thread read into, one after the other.
+
+    Ciphertext lies there only between `get_buffer` and `buffer_updated`, which no other call of the same event loop
+    comes between. Another thread's may come between: uvloop and asyncio both read without the GIL.
+    """
+
+    def __init__(self) -> None:
+        self.received = memoryview(bytearray(RECORD_BYTES))
+
+
+_thread = _Thread()
 
 
 def make_context(cert: str, key: str) -> ssl.SSLContext:
@@ -93,24 +107,25 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._protocol.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Lend the buffer that all connections share."""
-        return _received
+        """Lend the buffer that all connections of this thread share."""
+        return _thread.received
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what came, and give it to the protocol."""
+        received = _thread.received[:nbytes]
         if not self._has_begun:
             self._has_begun = True
-            first = _received[0]
-            if chr(first) in ascii_uppercase:   # of a method
+            first = received[0]
+            if chr(first) in BEGINS_PLAIN_HTTP:
                 self._is_plain = True
                 self._protocol.expect_plain_http()
             elif first != HANDSHAKE_RECORD and first < 128:
                 self._fail("NOT_TLS")
                 return
         if self._is_plain:
-            self._protocol.data_received(bytes(_received[:nbytes]))
+            self._protocol.data_received(bytes(received))
             return
-        self._incoming.write(_received[:nbytes])
+        self._incoming.write(received)
         if self._is_open or self._shake_hands():
             self._read()
 
@@ -242,20 +257,24 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
     def write_eof(self) -> None:
         """Send close_notify behind what waits, and go on reading."""
         if not (self._is_ended or self._transport.is_closing()):
-            if self._is_open:
-                with contextlib.suppress(ssl.SSLError):     # it would like the peer's close_notify too, but need not
-                    self._ssl.unwrap()
-                self._answer()
-            self._is_ended = True
+            self._notify()
             self._transport.write_eof()
+
+    def _notify(self) -> None:
+        """Send close_notify, once."""
+        if self._is_open and not self._is_ended:
+            with contextlib.suppress(ssl.SSLError):     # it would like the peer's close_notify too, but need not
+                self._ssl.unwrap()
+            self._answer()
+        self._is_ended = True
 
     def close(self) -> None:
         """Send close_notify behind what waits, then close; at once during the handshake."""
         if not self.can_write_eof():
             self._transport.abort()
             return
-        self.write_eof()
-        self._transport.close()
+        self._notify()
+        self._transport.close()     # not `write_eof`, whose shutdown(2) asyncio lets fail if the peer is gone
 
     def abort(self) -> None:
         """Close at once."""

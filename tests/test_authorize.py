@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from raw_client import RawClient, answer_of, ask, handshake
 from reference import BINARY, client_frame
-from support import authorize_for_ever, until
+from support import authorize_for_ever, end_turn, until
 
 from fastbcast import Hub, Reject, serve
 
@@ -267,6 +267,37 @@ async def test_a_server_that_closes_cancels_the_hooks_at_work():
         await server.close()
         await cancelled.wait()
         assert await client.receive() is False
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["gone", "late"])
+@pytest.mark.parametrize("kind", [LookupError, pytest.fail.Exception, Reject, asyncio.CancelledError])
+def test_what_a_cancelled_hook_raises_is_logged_unless_it_is_its_cancellation_or_a_reject(run, is_late, kind, caplog):
+    async def scenario():
+        hub = Hub()
+        entered, ended = asyncio.Event(), asyncio.Event()
+
+        @hub.authorize
+        async def _(request):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+                raise kind
+
+        async with serve(hub, **{"authorize_seconds": 0.2} if is_late else {}) as server:
+            with closing(await RawClient.connect_tcp(server.port)) as client:
+                await client.send(handshake())
+                await entered.wait()
+                if is_late:
+                    assert (await answer_of(client))[0] == 503
+            await ended.wait()
+            await end_turn()
+
+    run(scenario())
+    is_silent = kind in (Reject, asyncio.CancelledError)
+    assert [record.event for record in caplog.records] == ([] if is_silent else ["authorize_failed"])
+    assert all(record.exc_info[0] is kind for record in caplog.records)
 
 
 def test_a_second_authorize_hook_is_refused():

@@ -1,12 +1,13 @@
 """SystemExit and KeyboardInterrupt of handlers and hooks: the client is told, then the program ends."""
 
 import signal
+import ssl
 import sys
 
 import pytest
 from conftest import LOOPS, seconds
 from support import KINDS
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
 from fastbcast.testing import BroadcastServer
@@ -39,8 +40,14 @@ def end_at_a_query(request):
 if event == "authorize":
     hub.authorize(end_at_a_query)
 else:
-    hub.on_message(end if kind == "sync" else end_later)
-hub.on_error(lambda client, error: print("on_error", type(error).__name__, flush=True))
+    hub.on_message(end_later if kind == "async" else end)
+
+
+@hub.on_error
+def tell(client, error):
+    print("on_error", type(error).__name__, flush=True)
+    if kind == "twice":
+        sys.exit(4)
 
 
 async def main():
@@ -50,6 +57,79 @@ async def main():
 
 
 {"asyncio": asyncio.run, "uvloop": uvloop.run}[loop_name](main())
+"""
+
+# Once a client has sent the name of a place there, a signal comes the next time that the program is at that place.
+INTERRUPTED = """
+import asyncio, logging, os, signal, sys, uvloop
+import fastbcast
+from fastbcast.connection.keepalive import Keepalive
+from fastbcast.http._handshake import Handshake
+from fastbcast.server.tls import Tls, make_context
+
+loop_name, *certificate = sys.argv[1:]
+logging.basicConfig(format="%(levelname)s %(message)s")
+signal.signal(signal.SIGUSR1, lambda *arguments: sys.exit(7))
+hub = fastbcast.Hub()
+PLACES = {
+    "head": (fastbcast.Hub, "check_channel_name"),
+    "before-101": (Keepalive, "add"),
+    "101": (Tls, "set_protocol"),
+    "tls-handshake": (Tls, "_shake_hands"),
+    "record": (Tls, "_read"),
+}
+
+
+@hub.on_message
+def prepare(client, place):
+    owner, name = PLACES[place]
+    method = getattr(owner, name)
+
+    def interrupted(*arguments):
+        if isinstance(arguments[-1], Handshake):    # Tls gets a protocol twice: this is the first, long before a 101
+            return method(*arguments)
+        setattr(owner, name, method)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return method(*arguments)
+
+    asyncio.get_running_loop().call_soon(setattr, owner, name, interrupted)
+    client.send("ready")
+
+
+async def main():
+    tls = make_context(*certificate) if certificate else None
+    async with fastbcast.serve(hub, ssl=tls) as server:
+        print(f"listening on {'wss' if tls else 'ws'}://127.0.0.1:{server.port}/", flush=True)
+        await asyncio.Event().wait()
+
+
+{"asyncio": asyncio.run, "uvloop": uvloop.run}[loop_name](main())
+"""
+
+CANCELLED = """
+import asyncio, logging, sys, uvloop
+import fastbcast
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+hub = fastbcast.Hub()
+
+
+@hub.authorize
+async def decide(request):
+    if request.query:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            sys.exit(3)
+
+
+async def main():
+    async with fastbcast.serve(hub, authorize_seconds=0.2) as server:
+        print(f"listening on ws://127.0.0.1:{server.port}/", flush=True)
+        await asyncio.Event().wait()
+
+
+{"asyncio": asyncio.run, "uvloop": uvloop.run}[sys.argv[1]](main())
 """
 
 COMMAND = """
@@ -105,6 +185,58 @@ def test_an_authorize_hook_that_exits_ends_the_program_with_its_status(start_pro
     returncode, output, errors = wait_for_end(server)
     assert (returncode, output) == (3, "")
     assert "ERROR authorize_failed\nTraceback" in errors
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_authorize_hook_that_exits_when_it_is_cancelled_ends_the_program(start_process, loop):
+    server = start_process([sys.executable, "-c", CANCELLED, loop])
+    with connect(server.url) as other:
+        with pytest.raises(InvalidStatus) as caught, connect(server.url + "?wait"):
+            pass
+        assert caught.value.response.status_code == 503
+        assert receive_close(other) == 1001
+    returncode, output, errors = wait_for_end(server)
+    assert (returncode, output) == (3, "")
+    assert "ERROR authorize_failed\nTraceback" in errors
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_two_that_exit_in_one_turn_end_the_program_once_and_the_others_are_told(start_process, loop):
+    server = start_process([sys.executable, "-c", PROGRAM, loop, "on_message", "twice", "3"])
+    with connect(server.url) as client, connect(server.url) as other:
+        client.send("x")
+        assert receive_close(client) == 1011
+        assert receive_close(other) == 1001
+    returncode, output, _ = wait_for_end(server)
+    assert (returncode, output) == (4, "on_error SystemExit\n")    # the first to come is on_error's
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("place", "is_tls"),
+    [("head", False), ("before-101", False), ("101", True), ("tls-handshake", True), ("record", True)],
+)
+def test_a_signal_handler_that_exits_ends_the_program_wherever_it_interrupts(
+    start_process, authority, tmp_path, loop, place, is_tls
+):
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    files = [str(tmp_path / "cert"), str(tmp_path / "key")] if is_tls else []
+    server = start_process([sys.executable, "-c", INTERRUPTED, loop, *files])
+    options = {"ssl": trust} if is_tls else {}
+    with connect(server.url, **options) as other:
+        other.send(place)
+        assert other.recv(timeout=seconds(20)) == "ready"
+        with pytest.raises((OSError, EOFError, WebSocketException)), connect(server.url, **options):
+            pass
+        assert receive_close(other) == 1001
+    returncode, _, errors = wait_for_end(server)
+    assert returncode == 7
+    assert "ERROR internal_error\nTraceback" in errors
+    assert "Fatal error" not in errors
 
 
 @pytest.mark.parametrize("loop", LOOPS)

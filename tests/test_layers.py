@@ -23,8 +23,8 @@ COLUMN = [
 ]
 ON_TOP = {
     "ground": [
-        "_clock", "_frames", "_ticker", "_version", "channel_names", "deadlines", "exceptions", "failures", "grant",
-        "header_fields", "logging", "options", "typing", "urls",
+        "_clock", "_frames", "_guard", "_ticker", "_version", "channel_names", "deadlines", "exceptions", "failures",
+        "grant", "header_fields", "logging", "options", "typing", "urls",
     ],
     "channel": ["channel"],
     "hub": ["_publish_queue", "hub"],

@@ -32,6 +32,7 @@ from fastbcast.fanout._fanout cimport BEFORE_CLOSE, BEFORE_DIRECT
 from fastbcast.fanout._slot cimport PAUSED, WRITABLE
 from fastbcast.fanout._wire cimport finish_writing
 
+from fastbcast._guard import guarded
 from fastbcast.failures import end_program
 from fastbcast.logging import log_event
 from fastbcast.typing import Disconnect
@@ -66,10 +67,10 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         channels: the names of those that it is subscribed to before its on_connect is called.
         """
         cdef bytearray data
-        self.wire.transport.set_protocol(self)
-        self.wire.transport.write(response)
-        self.received_ns = coarse_ns()
+        self.wire.transport.set_protocol(self)  # what this raises, the Handshake handles: it is the protocol still
         try:
+            self.wire.transport.write(response)
+            self.received_ns = coarse_ns()
             self.context.on_connected(self, channels)
             if early_data:
                 data = bytearray(early_data)
@@ -294,6 +295,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
     def data_received(self, data):
         """Never called. A uvloop Transport that does not find it keeps that of the Handshake, and so the Handshake."""
 
+    @guarded
     def eof_received(self):
         """The peer sent FIN: let the Transport close itself once its buffer is empty, which may be never.
 
@@ -321,6 +323,7 @@ cdef class Client(Subscriber, asyncio.BufferedProtocol):
         if self.wire.socket.state == PAUSED:
             self.context.paused.add(self)
 
+    @guarded
     def resume_writing(self):
         """The kernel has taken what the Transport held."""
         self.wire.resume()

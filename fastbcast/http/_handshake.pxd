@@ -26,6 +26,7 @@ cdef class Handshake(_Base):
     cdef int receive_head(self) except -1
     cdef object read_request(self)
     cdef int authorize(self, object request) except -1
+    cdef int tell_failure(self, object error) except -1
     cdef int admit(self, object request, object granted) except -1
     cdef int upgrade(self, str channel, object granted) except -1
     cdef object negotiate_deflate(self)

@@ -21,8 +21,9 @@ from fastbcast.http._rules cimport (
     choose_subprotocol, encode_upgrade, find_fault, find_request_fault, is_handshake, split_target
 )
 
+from fastbcast._guard import guarded
 from fastbcast.exceptions import InvalidChannelName, Reject
-from fastbcast.failures import end_program, settle
+from fastbcast.failures import end_program, fail_connection, settle
 from fastbcast.grant import Grant
 from fastbcast.http.admission import name_address
 from fastbcast.http.extensions import choose_deflate
@@ -63,6 +64,7 @@ cdef class Handshake(_Base, asyncio.Protocol):
 
     # asyncio's side.
 
+    @guarded
     def connection_made(self, transport):
         """Wait for the head, but not for ever, and only if there is room."""
         server = self.server
@@ -87,6 +89,7 @@ cdef class Handshake(_Base, asyncio.Protocol):
         if not self.is_proxied:     # else the head will tell whom it is from
             self.refusal = self.count_address(False)
 
+    @guarded
     def data_received(self, bytes data):
         """Collect the head."""
         cdef Py_ssize_t searched, known, end, head_bytes, max_head_bytes
@@ -129,6 +132,7 @@ cdef class Handshake(_Base, asyncio.Protocol):
             self.data = self.data[head_bytes:]
             self.receive_head()
 
+    @guarded
     def eof_received(self):
         """The peer sent FIN. True if it may still wait for an answer; the Transport goes on writing then.
 
@@ -229,6 +233,7 @@ cdef class Handshake(_Base, asyncio.Protocol):
         self.task.add_done_callback(partial(self._receive_decision, request, result))
         return 0
 
+    @guarded
     def _receive_decision(self, request, awaitable, task):
         if not task.cancelled():
             result, error = task.result()
@@ -236,8 +241,10 @@ cdef class Handshake(_Base, asyncio.Protocol):
             result, error = None, asyncio.CancelledError()
             if inspect.iscoroutine(awaitable):
                 awaitable.close()
-        # Not if it was answered meanwhile: then the hook was cancelled, and may have gone on.
+        # It was answered meanwhile, or the client has left: the hook was cancelled, and may have gone on, or failed.
         if self.queue is not self.server.handshakes.deciding or self.transport.is_closing():
+            if error is not None and not isinstance(error, Reject | asyncio.CancelledError):
+                self.tell_failure(error)
             return
         if error is None:
             self.admit(request, result)
@@ -247,9 +254,13 @@ cdef class Handshake(_Base, asyncio.Protocol):
     cdef int reject(self, error) except -1:
         if isinstance(error, Reject):
             return self.refuse("authorize", error.status, error.reason, error.headers)
+        self.tell_failure(error)
+        return self.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    cdef int tell_failure(self, error) except -1:
         log_event(logging.ERROR, "authorize_failed", exception=error)
         end_program(error)
-        return self.answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return 0
 
     cdef int admit(self, request, granted) except -1:
         """The hook has `granted` what was asked for; not if that is nothing of the channel of its path."""
@@ -392,6 +403,9 @@ cdef class Handshake(_Base, asyncio.Protocol):
         """Cut the connection off."""
         self.leave_queue()
         self.transport.abort()
+
+    def _fail(self, error):
+        fail_connection(self.transport, error)
 
     cdef int wait_in(self, queue) except -1:
         self.leave_queue()

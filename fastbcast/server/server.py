@@ -256,21 +256,28 @@ class Server:
         Called by its Handshake. early_data: what came behind the request; form: what it negotiated of COMPRESSIONS;
         counted_as: what admission counts it under.
         """
-        self._clients[client] = counted_as
         self.responses[101] += 1
         self._compression[form] += 1
-        if self._keepalive is not None:
-            self._keepalive.add(client)
         is_subscribed = self.options.subscribe_path and client.may_subscribe(client.channel)
-        client._upgrade(response, early_data, (client.channel,) if is_subscribed else ())   # last: it calls handlers
+        self._clients[client] = counted_as
+        try:
+            if self._keepalive is not None:
+                self._keepalive.add(client)
+            client._upgrade(response, early_data, (client.channel,) if is_subscribed else ())  # last: it calls handlers
+        except BaseException:   # not one after all: the connection is its Handshake's still
+            self._forget(client)
+            raise
 
     def _client_gone(self, client: Client) -> None:
         """A client's connection has ended."""
-        if self._keepalive is not None:
-            self._keepalive.discard(client)
-        self.admission.leave(self._clients.pop(client))
+        self.admission.leave(self._forget(client))
         if not self._clients:
             self._empty.set()
+
+    def _forget(self, client: Client) -> str | None:
+        if self._keepalive is not None:
+            self._keepalive.discard(client)
+        return self._clients.pop(client)
 
     def stats(self) -> dict[str, Any]:
         """Return the server's numbers: what there is now, and counters since it was made.

@@ -26,6 +26,8 @@ from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Any, cast
 
+from .._guard import guarded, lending
+from ..failures import fail_connection
 from ..logging import log_event
 
 RECORD_BYTES = 16 * 1024
@@ -106,10 +108,9 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._transport = cast("asyncio.Transport", transport)
         self._protocol.connection_made(self)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Lend the buffer that all connections of this thread share."""
-        return _thread.received
+    get_buffer = lending(_thread)   # all connections of a thread share it
 
+    @guarded
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what came, and give it to the protocol."""
         received = _thread.received[:nbytes]
@@ -120,7 +121,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 self._is_plain = True
                 self._protocol.expect_plain_http()
             elif first != HANDSHAKE_RECORD and first < 128:
-                self._fail("NOT_TLS")
+                self._fail_tls("NOT_TLS")
                 return
         if self._is_plain:
             self._protocol.data_received(bytes(received))
@@ -129,6 +130,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_open or self._shake_hands():
             self._read()
 
+    @guarded
     def eof_received(self) -> bool:
         """Pass on the end of the stream; the protocol says whether it still has something to write."""
         return (self._is_open or self._is_plain) and bool(self._protocol.eof_received())
@@ -143,6 +145,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_writing_paused = True
         self._protocol.pause_writing()
 
+    @guarded
     def resume_writing(self) -> None:
         """Pass it on."""
         self._is_writing_paused = False
@@ -156,7 +159,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             self._answer()
             return False
         except ssl.SSLError as error:
-            self._fail(error.reason or str(error))
+            self._fail_tls(error.reason or str(error))
             return False
         self._is_open = True
         return True
@@ -175,7 +178,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             except ssl.SSLZeroReturnError:  # what an end is called once ours was sent
                 size = 0
             except ssl.SSLError as error:
-                self._fail(error.reason or str(error))
+                self._fail_tls(error.reason or str(error))
                 return
             if not size:    # the peer's close_notify, of its direction alone (RFC 8446 section 6.1)
                 if not self._protocol.eof_received():
@@ -198,7 +201,10 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
             else:
                 self._transport.write(answer)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: BaseException) -> None:
+        fail_connection(self._transport, error)
+
+    def _fail_tls(self, reason: str) -> None:
         if not self._transport.is_closing():
             self._on_failure()
             log_event(logging.DEBUG, "tls_failed", reason=reason)
@@ -219,8 +225,8 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give what comes from now on to `protocol`."""
-        self._protocol = protocol
-        self._is_buffered = hasattr(protocol, "get_buffer")
+        is_buffered = hasattr(protocol, "get_buffer")
+        self._protocol, self._is_buffered = protocol, is_buffered   # both or, if a signal handler raises, none
         if self._is_writing_paused:
             self._protocol.pause_writing()
 
@@ -246,7 +252,7 @@ class Tls(asyncio.BufferedProtocol, asyncio.Transport):
                 self._ssl.write(view[start : start + RECORD_BYTES])
                 records.append(self._outgoing.read())
         except ssl.SSLError as error:
-            self._fail(error.reason or str(error))
+            self._fail_tls(error.reason or str(error))
         else:
             self._transport.write(records[0] if len(records) == 1 else b"".join(records))
 

@@ -205,7 +205,7 @@ def _make_plan(*, listen: bool, expect_prefix: str | None, token: str | None, **
 @click.command("bench", help="""
     Measure this fastbcast on this machine: 100 to 15,000 clients, beside a C program that does the least there is.
 
-    Server and clients have a processor each. Prints the table that the README shows.
+    Server and clients have a processor each. Prints the table that benchmarks/README.md shows.
 
     Exit status: 0; 1 if messages were missing or wrong; 2 usage; 3 no result.
 """)

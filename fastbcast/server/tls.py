@@ -36,8 +36,8 @@ MAX_ANSWER_BYTES = 16 * 1024
 """What OpenSSL may answer to a peer that reads nothing; a key update is answered with 27 bytes."""
 HANDSHAKE_RECORD = 22
 """The first byte of a ClientHello (RFC 8446 section 5.1). Old clients may begin with one above 127, that of SSL 2."""
-BEGINS_PLAIN_HTTP = ascii_uppercase + "\r"
-"""A method, or the empty line that may come before a request (RFC 9112 section 2.2)."""
+BEGINS_PLAIN_HTTP = ascii_uppercase
+"""Of a method. Other bytes that cannot be TLS end the connection at once."""
 
 
 class _Thread(threading.local):

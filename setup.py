@@ -24,7 +24,9 @@ if not MODULES:
 if sys.platform != "linux":  # the load generator stands on epoll
     MODULES = [name for name in MODULES if not name.startswith("fastbcast.load.")]
 LIBRARIES = {"fastbcast.deflate._deflate": ["z"], "fastbcast.deflate._inflate": ["z"], "fastbcast.load._strand": ["z"]}
-FUZZED = ["fastbcast._frames", "fastbcast.deflate._inflate", "fastbcast.connection._parser"]
+FUZZED = [
+    "fastbcast._frames", "fastbcast.deflate._inflate", "fastbcast.connection._parser", "fastbcast.http._rules",
+]
 
 BUILD = os.environ.get("FASTBCAST_BUILD", "release")
 BUILD_LIB = f"build/{BUILD}/lib-{sys.implementation.cache_tag}"

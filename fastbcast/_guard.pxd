@@ -1,0 +1,1 @@
+# Python calls what is here; there is nothing to cimport.
